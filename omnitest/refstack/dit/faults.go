@@ -1,0 +1,23 @@
+package dit
+
+import "time"
+
+// Faults are the failures that the reference DiT can be told to have. All false: a healthy engine.
+type Faults struct {
+	WrongSize         bool `json:",omitempty" stage:"dit" fault:"wrong-size" doc:"the decoded picture is 16 px narrower than asked; the size field still echoes the request"`
+	Blank             bool `json:",omitempty" stage:"dit" fault:"blank" doc:"one flat colour (NaN latents)"`
+	WrongLetter       bool `json:",omitempty" stage:"dit" fault:"wrong-letter" doc:"one character of the text is painted as a look-alike"`
+	NoText            bool `json:",omitempty" stage:"dit" fault:"no-text" doc:"the text is missing"`
+	EditIgnored       bool `json:",omitempty" stage:"dit" fault:"edit-ignored" doc:"an edit returns its input (after VAE loss)"`
+	EditOutsideRegion bool `json:",omitempty" stage:"dit" fault:"edit-outside-region" doc:"an edit also changes a patch outside the named region"`
+	WrongCount        bool `json:",omitempty" stage:"dit" fault:"wrong-count" doc:"n+1 pictures for n asked"`
+	Stall             bool `json:",omitempty" stage:"dit" fault:"stall" doc:"accepts the request and never answers"`
+}
+
+// Timing plants latencies. Zero: as fast as the machine goes.
+type Timing struct {
+	PerStep        time.Duration `json:",omitempty" yaml:"per_step,omitempty"` // at 1 megapixel, scaled by pixel count
+	Encode         time.Duration `json:",omitempty" yaml:"encode,omitempty"`
+	Jitter         float64       `json:",omitempty" yaml:"jitter,omitempty"`
+	GrowPerRequest int64         `json:",omitempty" yaml:"grow_per_request_bytes,omitempty"`
+}
