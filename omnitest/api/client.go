@@ -1,11 +1,23 @@
-// Package api is the one HTTP client of the suite.
+// Package api is the one HTTP client of the suite: completions, chat, images and edits of servers that speak the
+// protocol of vLLM and vLLM-Omni.
+//
+// It measures and it distrusts. Every answer carries an Exchange: what was sent where, when the headers came, when each
+// event came (taken as its bytes arrived, before they were parsed). Every failure is an *Error of one Kind: an HTML page,
+// an error inside a 200, a stream without its end, a picture that claims a gigabyte are failures and never empty answers.
+//
+//	c := &api.Client{BaseURL: "http://127.0.0.1:8000"}
+//	text, err := c.Complete(ctx, api.CompletionRequest{Prompt: "red fox", Sampling: api.Sampling{MaxTokens: 16}})
+//	if api.KindOf(err) == api.Refused { ... }
 package api
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"image"
+	"fmt"
+	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -19,42 +31,128 @@ type Client struct {
 	Limits  Limits
 }
 
-var errStub = errors.New("api: not built yet")
+const defaultTimeout = 5 * time.Minute
 
-// Complete sends a completion and reads the whole answer.
-func (c *Client) Complete(ctx context.Context, r CompletionRequest) (*Text, error) {
-	return nil, errStub
+// transport is shared by all Clients, as http.DefaultTransport is: connections are pooled per host, and a Client stays a
+// plain value that may be copied. It differs from the default where the default would spoil a measurement.
+var transport = &http.Client{
+	Transport: &http.Transport{
+		Proxy:               nil, // a proxy from the environment would stand between client and engine unseen
+		DisableCompression:  true,
+		DialContext:         (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+		MaxIdleConns:        0,
+		MaxIdleConnsPerHost: 16384, // the default of 2 makes a load test open a connection per request
+		// uvicorn closes a connection that was idle for 5 s (vLLM: VLLM_HTTP_TIMEOUT_KEEP_ALIVE). A POST that meets such a
+		// connection fails and may not be repeated, so it must be dropped before the server does it.
+		IdleConnTimeout: 3 * time.Second,
+		ReadBufferSize:  16 << 10,
+	},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// StreamComplete sends a completion with stream=true and include_usage, and reads it event by event.
-// each, if not nil, sees every event as it arrives; a returned error aborts the stream.
-// On failure the *Text holds what had arrived.
-func (c *Client) StreamComplete(ctx context.Context, r CompletionRequest, each func(Event) error) (*Text, error) {
-	return nil, errStub
+func (c *Client) http() *http.Client {
+	if c.HTTP != nil {
+		return c.HTTP
+	}
+	return transport
 }
 
-// Chat sends a chat completion and reads the whole answer.
-func (c *Client) Chat(ctx context.Context, r ChatRequest) (*Text, error) { return nil, errStub }
+// CloseIdle closes the pooled connections that no request is using, as a test that counts goroutines or sockets wants.
+func (c *Client) CloseIdle() { c.http().CloseIdleConnections() }
 
-// StreamChat is StreamComplete for chat.
-func (c *Client) StreamChat(ctx context.Context, r ChatRequest, each func(Event) error) (*Text, error) {
-	return nil, errStub
+func (c *Client) timeout() time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
+	}
+	return defaultTimeout
 }
 
-// Generate asks for pictures.
-func (c *Client) Generate(ctx context.Context, r ImageRequest) (*Images, error) { return nil, errStub }
+// Check says what is wrong with BaseURL, without sending anything.
+func (c *Client) Check() error {
+	_, err := c.address("")
+	return err
+}
 
-// Edit sends input pictures with an instruction.
-func (c *Client) Edit(ctx context.Context, r EditRequest) (*Images, error) { return nil, errStub }
+// address joins BaseURL and path.
+func (c *Client) address(path string) (string, error) {
+	base := strings.TrimRight(c.BaseURL, "/")
+	switch {
+	case base == "":
+		return "", errors.New("api: Client.BaseURL is empty")
+	case strings.HasSuffix(base, "/v1"):
+		return "", fmt.Errorf("api: Client.BaseURL %q must not end in /v1: the paths begin with it", c.BaseURL)
+	case !strings.HasPrefix(base, "http://") && !strings.HasPrefix(base, "https://"):
+		return "", fmt.Errorf("api: Client.BaseURL %q must begin with http:// or https://", c.BaseURL)
+	}
+	return base + path, nil
+}
 
-// Models lists the served model ids.
-func (c *Client) Models(ctx context.Context) ([]string, error) { return nil, errStub }
+// Get reads path, whatever its content type: metrics, files. The body is the caller's own. A status other than 200 is
+// an *Error, and so is an answer beyond Limits.BodyBytes.
+func (c *Client) Get(ctx context.Context, path string) (body []byte, header http.Header, err error) {
+	x, err := c.send(ctx, outgoing{method: http.MethodGet, path: path, accept: "*/*"})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer x.close()
+	if body, err = x.readAll(nil); err != nil {
+		return nil, x.ex.Header, err
+	}
+	return body, x.ex.Header, nil
+}
 
-// Health is nil when GET /health answers 200. vLLM's 200 has an empty body.
-func (c *Client) Health(ctx context.Context) error { return errStub }
+// GetJSON reads path into out, as encoding/json does. HTML, a wrong content type and JSON that does not fit out are an
+// *Error of kind Protocol, an error object inside the 200 is one of kind InBand.
+func (c *Client) GetJSON(ctx context.Context, path string, out any) error {
+	x, err := c.send(ctx, outgoing{method: http.MethodGet, path: path, accept: jsonType})
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	body, err := x.readJSON(nil)
+	if err != nil {
+		return err
+	}
+	if err := x.inBand(body); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return x.failBody(finding(Protocol, "unexpected JSON: %v", err), body)
+	}
+	return nil
+}
 
-// Decode reads the pixels as RGBA at origin 0,0. The header was checked against the limits when the image arrived.
-func (im *Image) Decode() (*image.RGBA, error) { return nil, errStub }
+// Models lists the served model ids. An answer without any is an error.
+func (c *Client) Models(ctx context.Context) ([]string, error) {
+	var page struct{ Data []struct{ ID string } }
+	if err := c.GetJSON(ctx, "/v1/models", &page); err != nil {
+		return nil, err
+	}
+	ids := make([]string, 0, len(page.Data))
+	for _, m := range page.Data {
+		if m.ID != "" {
+			ids = append(ids, m.ID)
+		}
+	}
+	if len(ids) == 0 {
+		e := finding(Protocol, "lists no model")
+		e.Method, e.URL, e.Status = http.MethodGet, strings.TrimRight(c.BaseURL, "/")+"/v1/models", http.StatusOK
+		return nil, e
+	}
+	return ids, nil
+}
 
-// ReadImage sniffs and limits a file's bytes without decoding its pixels.
-func ReadImage(raw []byte, l Limits) (Image, error) { return Image{}, errStub }
+// Health is nil when GET /health answers 200. vLLM's 200 has an empty body. HTML is no health: some other web server
+// answers on this port.
+func (c *Client) Health(ctx context.Context) error {
+	x, err := c.send(ctx, outgoing{method: http.MethodGet, path: "/health", accept: "*/*"})
+	if err != nil {
+		return err
+	}
+	defer x.close()
+	body, err := x.readAll(nil)
+	if err == nil && isHTML(x.ex.Header, body) {
+		err = x.failBody(finding(Protocol, "%s", htmlMessage(x.ex.Header, body, c.BaseURL)), body)
+	}
+	return err
+}

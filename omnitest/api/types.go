@@ -158,9 +158,20 @@ type Choice struct {
 	FinishReason string
 	TokenIDs     []int     // only with Sampling.TokenIDs
 	Logprobs     []Logprob // only with Sampling.Logprobs
+	Parts        []Part    // of a mixed answer, in its order; nil: only text came
 }
 
-// Logprob is one generated token with its alternatives, best first.
+// Part is one part of a mixed answer: text, a picture or a sound. Texts that follow each other are one part, and so are the
+// pieces of a sound that was streamed.
+type Part struct {
+	Kind       string // "text", "image", "audio"
+	Text       string
+	Image      Image
+	Audio      []byte // as sent: a WAVE file, or raw samples
+	Transcript string // what the server says that its sound says; "": it does not
+}
+
+// Logprob is one generated token with its alternatives, best first. A null is NaN.
 type Logprob struct {
 	Token   string
 	Logprob float64
@@ -173,7 +184,8 @@ type TopLogprob struct {
 	Logprob float64
 }
 
-// Usage is the server's token account. Cached is -1 where prompt_tokens_details was absent.
+// Usage is the server's token account. A count that the server left out is -1; CachedTokens is so where
+// prompt_tokens_details was absent.
 type Usage struct {
 	PromptTokens, CompletionTokens, TotalTokens int
 	CachedTokens                                int
@@ -192,6 +204,7 @@ type Images struct {
 	Items   []Image
 	Size    string   // as echoed by the server: never the truth, see Image.Size
 	Format  string   // as claimed by the server
+	Plan    string   // text that an AR stage made on the way to the picture, where the server returns it; "": it did not
 	Metrics *Metrics // nil: none sent
 	Exchange
 }
