@@ -1,10 +1,18 @@
 // Package ar is the autoregressive engine of the reference stack: prefill, decode or both.
+//
+// It is a small true instance of a vLLM engine, not a mock. A transformer with constructed weights (model.go) keeps a
+// paged KV cache (pool.go), a scheduler batches requests continuously (scheduler.go), prefill hands its blocks to decode
+// over a TCP side channel named by a ticket (transfer.go, side.go), and the HTTP surface, error bodies and metrics have
+// the shapes of vLLM 0.32.0 (the tests compare them with recordings; testdata/conformance.md lists every difference).
+//
+// What it says is what it reads: a completion echoes its prompt from the first byte, a chat answer echoes the last user
+// message, because step t attends to position start+t and emits the token whose value it finds in the KV cache there.
+// Another request's blocks therefore give the other request's text, zeroed blocks give garbage, a recompute gives the
+// right text.
 package ar
 
 import (
-	"context"
-	"errors"
-	"net/http"
+	"io"
 	"time"
 )
 
@@ -16,6 +24,9 @@ const (
 	BytesPerToken = 2 * Layers * KVHeads * HeadDim * 2
 )
 
+// Version is what GET /version answers: the vLLM whose wire format is followed, and that this is not it.
+const Version = "0.32.0+reference"
+
 // Config is one AR server. The zero value serves model "reference" alone on a free port with both legs.
 type Config struct {
 	Model       string        `json:",omitempty"` // "": "reference"
@@ -23,46 +34,13 @@ type Config struct {
 	Listen      string        `json:",omitempty"` // "": 127.0.0.1:0
 	Side        string        `json:",omitempty"` // address of the KV side channel; "": 127.0.0.1:0
 	BlockSize   int           `json:",omitempty"` // tokens per KV block; 0: 16
-	Blocks      int           `json:",omitempty"` // pool size; 0: 2048 (32,768 tokens, 32 MiB)
-	MaxModelLen int           `json:",omitempty"` // 0: 8192
+	Blocks      int           `json:",omitempty"` // pool size; 0: 2048 (32,768 tokens, 32 MiB); block 0 is never used, as in vLLM
+	MaxModelLen int           `json:",omitempty"` // 0: 8192, or what the pool holds if that is less
 	MaxSeqs     int           `json:",omitempty"` // running requests at once; 0: 16
 	MaxBatch    int           `json:",omitempty"` // tokens computed per iteration (chunked prefill); 0: 2048
 	Lease       time.Duration `json:",omitempty"` // how long prefill holds an unpulled ticket's blocks; 0: 30 s as vLLM
 	LoadFailure string        `json:",omitempty"` // kv_load_failure_policy: "fail" (also for ""), "recompute"
 	Faults      Faults
 	Timing      Timing
+	Log         io.Writer `json:"-"` // engine log in vLLM's words; nil: none
 }
-
-// Server is a running AR engine with its HTTP surface, side channel and metrics.
-type Server struct{}
-
-// New builds the engine; nothing listens yet.
-func New(c Config) (*Server, error) { return nil, errors.New("ar: not built yet") }
-
-// Serve listens (HTTP and side channel) and runs until ctx ends; then it refuses new requests, finishes nothing, and
-// returns nil. ready, if not nil, is called once with the real addresses. An engine death (the assertion of a ticket
-// with too few blocks) is a returned error.
-func (s *Server) Serve(ctx context.Context, ready func(httpAddr, sideAddr string)) error { return nil }
-
-// Handler is the HTTP surface, for tests without a listener.
-func (s *Server) Handler() http.Handler { return nil }
-
-// Prompt is one in-process request (no HTTP): the offline entry.
-type Prompt struct {
-	Text      string
-	MaxTokens int
-}
-
-// Output is what a Prompt gave.
-type Output struct {
-	Text                           string
-	FinishReason                   string
-	PromptTokens, CompletionTokens int
-	FirstToken, End                time.Duration // since the batch was submitted
-}
-
-// Generate runs a batch in process, continuous batching and KV cache included. Run must be going.
-func (s *Server) Generate(ctx context.Context, batch []Prompt) ([]Output, error) { return nil, nil }
-
-// Run drives the scheduler without any listener, until ctx ends. Serve calls it itself.
-func (s *Server) Run(ctx context.Context) error { return nil }

@@ -1,11 +1,31 @@
-// Package dit is the diffusion transformer of the reference stack.
+// Package dit is the diffusion transformer of the reference stack: it paints what a prompt asks for, denoises it from
+// seeded noise with Euler steps, edits pictures, and serves all that with the HTTP surface of vLLM-Omni 0.26.
+//
+// It is a small true diffusion model and not a mock: the target is painted instead of learnt, everything after it (noise,
+// steps, what is left of the noise, the loss of the autoencoder) is computed as the real thing computes it.
+//
+// # What a prompt says
+//
+// A picture's text is what stands in double quotes in its prompt, painted on a sign; its shapes and background come from
+// the prompt's other words (English and Chinese) and from a hash of it. So a garbled prompt gives a wrong picture, and a
+// checker that knows the prompt knows what must be seen.
+//
+//   - Text: "...", “...”, 「...」 and 『...』, one or more lines each. A glyph that the fonts lack is painted as a box.
+//   - Shapes, at most three: circle, square, triangle, cube, star; 圆形, 方形, 三角形, 立方体, 星形. Each takes the colour
+//     named just before it: red, blue, green, yellow, orange, purple, pink, black, white, gray, brown, cyan, gold; 红, 蓝,
+//     绿, 黄, 橙, 紫, 粉, 黑, 白, 灰, 棕, 青, 金.
+//   - Background: a scene (sunset, forest, sea, night, snow, desert, city, sky, mountain and their Chinese words), else a
+//     colour that no shape took, else two hues from the hash. Its clouds come from the hash of the whole prompt.
+//
+// # What an edit says
+//
+// With inputs the prompt is an instruction. It names a region (see [Region]) or a mask does, and one operation: new text
+// in quotes, a style (watercolor, oil painting, sketch, black and white, anime), "put the second picture into ...",
+// remove, add a shape, or a colour. Outside of the region the input comes back with the loss of an autoencoder.
 package dit
 
 import (
-	"context"
-	"errors"
 	"image"
-	"net/http"
 	"time"
 )
 
@@ -18,41 +38,21 @@ type Config struct {
 	Timing   Timing
 }
 
-// Server is a running DiT.
-type Server struct{}
-
-// New builds the server; nothing listens yet.
-func New(c Config) (*Server, error) { return nil, errors.New("dit: not built yet") }
-
-// Serve listens until ctx ends. ready, if not nil, is called once with the real address.
-func (s *Server) Serve(ctx context.Context, ready func(addr string)) error { return nil }
-
-// Handler is the HTTP surface, for tests without a listener.
-func (s *Server) Handler() http.Handler { return nil }
-
-// Job is one in-process picture (no HTTP): the offline entry. Inputs empty: generation; else an edit.
+// Job is one in-process picture (no HTTP): the offline entry.
 type Job struct {
-	Prompt string
-	W, H   int // 0: 1024x1024, or the first input's size
-	Steps  int // 0: 20
-	Seed   int64
-	Inputs []image.Image
-	Mask   image.Image // white = may change; nil: the region the prompt names
+	Prompt  string
+	W, H    int // pixels, rounded down to multiples of 16 (at least 16); 0: 1024x1024, or the first input's size
+	Steps   int // Euler steps; 0: 20
+	Seed    int64
+	TrueCFG float64       // classifier-free guidance; above 1 the planted time per step doubles, as the real model's does
+	Inputs  []image.Image // none: generation; else an edit of the first
+	Mask    image.Image   // white = may change; nil: the region the prompt names
 }
 
 // Result is one picture with its own stage times.
 type Result struct {
 	Image   *image.RGBA
-	Stages  map[string]time.Duration // "text_encoder", "diffuse", "vae.decode"
+	Stages  map[string]time.Duration // "text_encoder", "diffuse", "vae.decode", for an edit also "vae.encode"
 	TextBox image.Rectangle          // where the text was painted; empty: none
-	Region  image.Rectangle          // where an edit was allowed to change; empty: not an edit
+	Region  image.Rectangle          // where an edit was allowed to change; empty: not an edit, or the whole picture
 }
-
-// Render runs one job on the caller's goroutine. Deterministic in (Job): same job, same pixels.
-func (s *Server) Render(ctx context.Context, j Job) (*Result, error) { return nil, nil }
-
-// TextBox tells where Render will paint the text of a prompt, without painting it: tests crop goldens with it.
-func TextBox(prompt string, w, h int) image.Rectangle { return image.Rectangle{} }
-
-// Region tells which rectangle an edit instruction names; empty: the whole picture (style edits).
-func Region(instruction string, w, h int) image.Rectangle { return image.Rectangle{} }

@@ -11,6 +11,11 @@ type Faults struct {
 	EditIgnored       bool `json:",omitempty" stage:"dit" fault:"edit-ignored" doc:"an edit returns its input (after VAE loss)"`
 	EditOutsideRegion bool `json:",omitempty" stage:"dit" fault:"edit-outside-region" doc:"an edit also changes a patch outside the named region"`
 	WrongCount        bool `json:",omitempty" stage:"dit" fault:"wrong-count" doc:"n+1 pictures for n asked"`
+	RepeatPicture     bool `json:",omitempty" stage:"dit" fault:"repeat-picture" doc:"a cache that looks at the size alone: the second picture of a size is the first one again"`
+	SilentAudio       bool `json:",omitempty" stage:"dit" fault:"silent-audio" doc:"a speech is digital silence of the right length"`
+	ClippedAudio      bool `json:",omitempty" stage:"dit" fault:"clipped-audio" doc:"a speech is overdriven twelvefold and cut at full scale"`
+	WrongSpeech       bool `json:",omitempty" stage:"dit" fault:"wrong-speech" doc:"one letter of the text is spoken as another, with the same length"`
+	TruncatedAudio    bool `json:",omitempty" stage:"dit" fault:"truncated-audio" doc:"a speech ends after two thirds; its header agrees"`
 	Stall             bool `json:",omitempty" stage:"dit" fault:"stall" doc:"accepts the request and never answers"`
 }
 
