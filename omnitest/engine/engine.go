@@ -1,4 +1,15 @@
 // Package engine starts, watches and stops the programs that serve a model.
+//
+// An Engine is a plain value that knows one program: which ports it needs and, once it has them, how it is run and how
+// one sees that it is ready. Launch does the rest and is the same for all: reserve ports, lock devices, start the process
+// in a group of its own under a watchdog, poll its health while watching whether it ends, and explain a failure with the
+// end of its log. What comes out is an Instance, which lives until Stop or the death of this process, whatever kills it.
+//
+//	in, err := engine.Launch(ctx, engine.Remote{URL: "http://node7:8000"}, engine.Options{Stage: engine.Decode})
+//	...
+//	defer in.Stop(context.Background())
+//
+// A new engine is a new struct with three methods and no other code; see Reference.
 package engine
 
 import "time"
@@ -15,7 +26,7 @@ const (
 )
 
 // Engine knows how to run one stage with one program. Implementations are plain structs: Reference, Remote,
-// later VLLM, Omni, Diffusers.
+// VLLM, later Omni, Diffusers.
 type Engine interface {
 	Kind() string             // "reference", "remote", "vllm"
 	Ports() []string          // names of the ports it needs, "http" first; nil for Remote
@@ -39,6 +50,7 @@ type Plan struct {
 	BaseURL    string
 	MetricsURL string // "": this stage has no metrics
 	Model      string // served model name, "": ask /v1/models
+	Connector  string // how it hands KV over, "NixlConnector"; "": it does not, or it is not known
 
 	HealthPath   string        // "": /health
 	ReadyTimeout time.Duration // 0: 60 s

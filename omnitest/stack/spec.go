@@ -15,6 +15,11 @@ type Spec struct {
 	Name string `yaml:"name,omitempty"`
 	// Stages by role. A stage that is left out of a non-empty map does not exist; nil means all four on the reference.
 	Stages map[engine.Stage]Stage `yaml:"stages,omitempty"`
+	// PlanTokens is the most that the AR stages may generate on the way to a picture; 0: 4096. A real model does not stop
+	// by itself as early as the reference one, and its context may be shorter.
+	PlanTokens int `yaml:"plan_tokens,omitempty"`
+	// SkipSmoke leaves out the request that Launch sends through prefill and decode where these are no reference engines.
+	SkipSmoke bool `yaml:"skip_smoke,omitempty"`
 	// AllowFallback lets the proxy run decode without a ticket; the answer then says so.
 	AllowFallback bool `yaml:"allow_fallback,omitempty"`
 	// Faults and Timing apply to the stages that run on the reference engine.
@@ -26,7 +31,7 @@ type Spec struct {
 
 // Stage says how one role is served.
 type Stage struct {
-	// Engine is "reference" (also for ""; launched by us) or "remote" (attached by URL).
+	// Engine is "reference" (also for ""; launched by us), "vllm" (launched by us) or "remote" (attached by URL).
 	Engine string `yaml:"engine,omitempty"`
 	// URL is the base URL of a remote stage, without /v1.
 	URL string `yaml:"url,omitempty"`
@@ -38,7 +43,11 @@ type Stage struct {
 	ReadyTimeout time.Duration `yaml:"ready_timeout,omitempty"`
 	// Devices to lock exclusively while the stage runs, "gpu0".
 	Devices []string `yaml:"devices,omitempty"`
-	// Lease, LoadFailure, BlockSize and Blocks configure a reference AR stage; see ar.Config.
+	// VLLM says which vLLM an "vllm" stage runs and how. Folders in it may begin with "~/" (home; "~/.cache/" is the user's
+	// cache folder wherever that is) or "./" (in a file: from the file's folder).
+	VLLM *engine.VLLM `yaml:"vllm,omitempty"`
+	// Lease, LoadFailure and BlockSize configure an AR stage that we launch, Blocks a reference one; see ar.Config and
+	// engine.VLLM. For a remote one BlockSize says what it was configured to: handoff evidence counts whole blocks.
 	Lease       time.Duration `yaml:"lease,omitempty"`
 	LoadFailure string        `yaml:"load_failure_policy,omitempty"`
 	BlockSize   int           `yaml:"block_size,omitempty"`
