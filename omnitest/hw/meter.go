@@ -1,0 +1,157 @@
+// Package hw measures what the processes of a run cost on the host: CPU seconds and resident memory of each stage.
+//
+// A stage is a process tree: an engine forks workers, and its front end is often the smallest of them. A [Meter] samples
+// all trees at one interval, between Start and Stop, and gives a [Window].
+//
+// What the numbers are, and are not:
+//
+//   - RSS is summed over the tree. Pages shared between its processes count once for each, so the sum is an upper bound.
+//   - CPU seconds are user + system time spent inside the window, with the share of workers that ended in it up to their
+//     last sample. A process that is born and dies between two looks at the process table is not seen.
+//   - GPU memory is not here: it does not belong to a process tree of the host.
+package hw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// AttachedByURL is why a stage without a process of ours has no series.
+const AttachedByURL = "attached by URL"
+
+// Meter samples the process trees of named stages. Use one at a time: Start, Stop, and again Start for the next window.
+type Meter struct {
+	roots map[string]int // stage -> pid; 0: attached by URL
+	trees map[int]*tree  // by root pid: two stages may live in one process
+	table table
+
+	began    time.Time
+	interval time.Duration
+	total    rss
+	cancel   context.CancelFunc
+	done     chan struct{}
+}
+
+// NewMeter makes a meter for stages by the pid of their root process. Pid 0 says that the stage is attached by URL: its
+// series is absent and says so. A stage inside another stage's tree (every engine is a child of the process that
+// launched it) is counted with its own name only.
+func NewMeter[S ~string](pids map[S]int) *Meter {
+	m := &Meter{roots: make(map[string]int, len(pids))}
+	for stage, pid := range pids {
+		m.roots[string(stage)] = pid
+	}
+	return m
+}
+
+// Start takes the first sample and goes on at the interval (0: 250 ms) until Stop, or until ctx ends.
+func (m *Meter) Start(ctx context.Context, interval time.Duration) error {
+	if m.cancel != nil {
+		return errors.New("hw: the meter is already running")
+	}
+	if interval < 0 {
+		return fmt.Errorf("hw: negative interval %v", interval)
+	}
+	if interval == 0 {
+		interval = 250 * time.Millisecond
+	}
+	m.interval, m.total, m.table = interval, rss{}, table{}
+	m.trees = map[int]*tree{}
+	for _, pid := range m.roots {
+		if pid != 0 {
+			m.trees[pid] = &tree{root: int32(pid)}
+		}
+	}
+	m.began = time.Now()
+	m.sample(ctx)
+	ctx, m.cancel = context.WithCancel(ctx)
+	m.done = make(chan struct{})
+	go m.loop(ctx, m.done)
+	return nil
+}
+
+func (m *Meter) loop(ctx context.Context, done chan<- struct{}) {
+	defer close(done)
+	tick := time.NewTicker(m.interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			// The last sample is what closes the CPU account; the caller's end of context must not cost it.
+			m.sample(context.WithoutCancel(ctx))
+			return
+		case <-tick.C:
+			m.sample(ctx)
+		}
+	}
+}
+
+// Stop takes a last sample and gives the window. Without a Start the window is empty.
+func (m *Meter) Stop() Window {
+	if m.cancel == nil {
+		return Window{}
+	}
+	m.cancel()
+	<-m.done
+	m.cancel = nil
+	return m.window()
+}
+
+// sample visits every tree once. The process table is read for all of them together, and not more than once a second:
+// that is the expensive part.
+func (m *Meter) sample(ctx context.Context) {
+	at := time.Since(m.began)
+	if m.table.read.IsZero() || time.Since(m.table.read) >= tableAge {
+		m.table.reload(ctx)
+		for pid, t := range m.trees {
+			t.grow(m.table.descendants(int32(pid), m.trees), m.table.err)
+		}
+	}
+	var sum int64
+	alive := false
+	for _, t := range m.trees {
+		now, ok := t.sample(ctx, at)
+		sum += now
+		alive = alive || ok
+	}
+	if alive {
+		m.total.add(sum)
+	}
+}
+
+func (m *Meter) window() Window {
+	w := Window{WallS: time.Since(m.began).Seconds(), IntervalMS: float64(m.interval) / 1e6, Stages: map[string]Series{}}
+	var missing []string
+	for _, stage := range slices.Sorted(maps.Keys(m.roots)) {
+		s := Series{Absent: AttachedByURL}
+		if pid := m.roots[stage]; pid != 0 {
+			s = m.trees[pid].series()
+		}
+		w.Stages[stage] = s
+		if s.Absent != "" {
+			missing = append(missing, stage+" "+s.Absent)
+		}
+	}
+	switch {
+	case len(m.roots) == 0:
+		w.Total.Absent = "no stages"
+		return w
+	case len(missing) > 0: // a sum over some of the stages is a number that nobody had
+		w.Total.Absent = strings.Join(missing, "; ")
+		return w
+	}
+	w.Total = Series{Samples: m.total.n, PeakRSS: m.total.peak, MeanRSS: m.total.mean()}
+	for _, pid := range slices.Sorted(maps.Keys(m.trees)) {
+		t := m.trees[pid]
+		w.Total.CPUSeconds += t.cpu()
+		w.Total.Processes += t.most
+		if t.ended != "" && w.Total.Ended == "" {
+			w.Total.Ended = t.ended
+		}
+	}
+	return w
+}
