@@ -40,7 +40,11 @@ var arrows = map[string]string{
 	"omnitest/netfault":         "internal/ports",
 	"omnitest/imagecheck":       "api",
 	"omnitest/load":             "",
-	"omnitest/metrics":          "api",
+	"omnitest/workload":         "api",
+	"omnitest/eventlog":         "api metrics",
+	"omnitest/canary":           "api metrics load internal/stamped",
+	"omnitest/internal/stamped": "", // a server with planted, stamped times: for the canary, selftest and tests
+	"omnitest/metrics":          "api flow",
 	"omnitest/hw":               "",
 	"omnitest/report":           "metrics hw handoff",
 	"omnitest/offline":          "refstack refstack/ar internal/proc",

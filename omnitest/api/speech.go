@@ -226,7 +226,7 @@ func (x *call) speechEvents(s *Speech, each func(SpeechChunk) error) error {
 		case m.Name == "error":
 			return x.fail(namedError(m.Data))
 		}
-		x.ex.Events = append(x.ex.Events, Event{At: m.At, Data: m.Data, Tokens: -1})
+		x.ex.Events = append(x.ex.Events, Event{At: m.At, Data: m.Data, Tokens: -1, Usage: -1})
 		kind, data, err := readSpeechEvent(m.Data, x.c.Limits.file())
 		switch {
 		case err != nil && m.Cut && KindOf(err) == Protocol:

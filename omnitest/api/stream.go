@@ -145,7 +145,7 @@ func (x *call) pump(s sink, each func(Event) error) error {
 			}
 			return e
 		}
-		x.ex.Events = append(x.ex.Events, Event{At: m.At, Data: m.Data, Tokens: -1})
+		x.ex.Events = append(x.ex.Events, Event{At: m.At, Data: m.Data, Tokens: -1, Usage: -1})
 		ev := &x.ex.Events[len(x.ex.Events)-1]
 		done := string(m.Data) == "[DONE]"
 		var failure error

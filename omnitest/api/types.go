@@ -122,13 +122,33 @@ type Exchange struct {
 	Events      []Event // streamed answers only
 }
 
-// Event is one server-sent event on the wire.
+// Event is one server-sent event on the wire. It holds what every metric definition needs, so that none of them has to look
+// into the JSON again.
 type Event struct {
-	At     time.Duration // since Exchange.Start
-	Data   []byte        // payload of the data: line(s), "[DONE]" included
+	At     time.Duration // since Exchange.Start: when the read returned that completed it, before anything was parsed
+	Data   []byte        // payload of the data: line(s), "[DONE]" included; nil where the Client keeps no payloads
 	Text   string        // text that this event added to choice 0
 	Tokens int           // tokens it carried where the server says so (token_ids), else -1: not told
+	Usage  int           // usage.completion_tokens so far where this event said so (continuous_usage_stats), else -1
+	Bytes  int           // length of Data as received
+	Read   int           // which read of the body completed it, from 0: events of one Read arrived together
+	Has    Content       // what it carried
 }
+
+// Content is a set of what an event carried.
+type Content uint16
+
+const (
+	HasChoices   Content = 1 << iota // a non-empty "choices" list
+	HasText                          // non-empty content for some choice
+	HasReasoning                     // non-empty reasoning (reasoning_content, reasoning)
+	HasToolCall                      // a tool-call delta
+	HasUsage                         // a usage object
+	HasFinish                        // a finish_reason
+	HasAudio                         // modality "audio", or audio data
+	HasImage                         // modality "image", or an image part
+	IsDone                           // the [DONE] line
+)
 
 // Text is the answer to a completion or chat request, streamed or not.
 type Text struct {
