@@ -29,6 +29,11 @@ type Client struct {
 	HTTP    *http.Client  // nil: an own transport with keep-alive and room for many connections
 	Timeout time.Duration // one request, whole; 0: 5 minutes. A shorter context deadline wins
 	Limits  Limits
+
+	// Lean keeps no payloads: Event.Data of a stream is nil, and its memory is used again for the next event. For load, where
+	// thousands of streams are open and every profile is computed from Event's other fields. Checks that look into the payloads
+	// (textcheck's split characters) have nothing to look at then.
+	Lean bool
 }
 
 const defaultTimeout = 5 * time.Minute

@@ -215,8 +215,8 @@ type imageStream struct {
 	plan   []byte
 }
 
-func (s *imageStream) take(ev *Event) error {
-	c := cursor{b: ev.Data}
+func (s *imageStream) take(data []byte, ev *Event) error {
+	c := cursor{b: data}
 	var delta []byte
 	c.object(func(key []byte) {
 		if string(key) == "delta" {
@@ -226,8 +226,16 @@ func (s *imageStream) take(ev *Event) error {
 	if c.err == nil && delta != nil {
 		ev.Text = string(delta)
 		s.plan = append(s.plan, delta...)
+		if len(delta) > 0 {
+			ev.Has |= HasText
+		}
 	}
-	return readImages(ev.Data, s.out, s.limits)
+	had := len(s.out.Items)
+	err := readImages(data, s.out, s.limits)
+	if len(s.out.Items) > had {
+		ev.Has |= HasImage
+	}
+	return err
 }
 
 func (s *imageStream) tokens() int { return -1 }

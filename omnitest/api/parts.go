@@ -8,17 +8,33 @@ type mark struct {
 	Part
 }
 
+var modalityKey = []byte(`"modality"`)
+
 // isAudioChunk finds the chunks of a stream whose delta.content is no text but the base64 of a sound: vLLM-Omni names the kind of a
-// chunk in its field "modality", behind the choices, so it has to be looked for before the content is read. JSON text can't hold
-// these bytes by chance: a quote inside of a string is escaped.
-func isAudioChunk(body []byte) bool {
-	return bytes.Contains(body, []byte(`"modality":"audio"`)) || bytes.Contains(body, []byte(`"modality": "audio"`))
+// chunk in its field "modality", behind the choices, so it has to be looked for before the content is read. Only a document that
+// holds these bytes at all is read twice.
+func isAudioChunk(body []byte) (is bool) {
+	if !bytes.Contains(body, modalityKey) {
+		return false
+	}
+	c := cursor{b: body}
+	c.object(func(key []byte) {
+		if string(key) == "modality" {
+			is = c.scalar() == "audio"
+		}
+	})
+	return is
 }
 
 // mark notes a part of the choice that is being read.
 func (r *textReader) mark(m mark, c *cursor) {
 	if c.err == nil {
 		r.fresh = append(r.fresh, m)
+		if m.Kind == "image" {
+			r.has |= HasImage
+		} else {
+			r.has |= HasAudio
+		}
 	}
 }
 

@@ -213,7 +213,7 @@ func (x *call) checkSound(s *Speech) error {
 
 // speechEvents reads OpenAI's events: speech.audio.delta with base64, then speech.audio.done.
 func (x *call) speechEvents(s *Speech, each func(SpeechChunk) error) error {
-	r := sse.NewReader((*bodyReader)(x), x.since, int(x.c.Limits.body()))
+	r := x.events()
 	for {
 		m, err := r.Next()
 		switch {
@@ -226,8 +226,7 @@ func (x *call) speechEvents(s *Speech, each func(SpeechChunk) error) error {
 		case m.Name == "error":
 			return x.fail(namedError(m.Data))
 		}
-		x.ex.Events = append(x.ex.Events, Event{At: m.At, Data: m.Data, Tokens: -1, Usage: -1})
-		kind, data, err := readSpeechEvent(m.Data, x.c.Limits.file())
+		kind, data, err := readSpeechEvent(m.Data, x.c.Limits.file(), x.event(m))
 		switch {
 		case err != nil && m.Cut && KindOf(err) == Protocol:
 			return x.fail(finding(Truncated, "the stream ended inside an event, after %s of sound: missing speech.audio.done", plural(len(s.Raw), "byte")))
@@ -249,8 +248,9 @@ func (x *call) speechEvents(s *Speech, each func(SpeechChunk) error) error {
 	}
 }
 
-// readSpeechEvent reads one event of a speech stream. Events of unknown types are passed over, as OpenAI asks of clients.
-func readSpeechEvent(body []byte, limit int64) (kind string, data []byte, err error) {
+// readSpeechEvent reads one event of a speech stream and notes in ev what it carried. Events of unknown types are passed over, as
+// OpenAI asks of clients. The usage of speech.audio.done counts what was made as output_tokens.
+func readSpeechEvent(body []byte, limit int64, ev *Event) (kind string, data []byte, err error) {
 	c := cursor{b: body}
 	failed := false
 	c.object(func(key []byte) {
@@ -259,6 +259,14 @@ func readSpeechEvent(body []byte, limit int64) (kind string, data []byte, err er
 			kind = string(c.bytes())
 		case "audio":
 			data = c.base64(limit)
+		case "usage":
+			if c.object(func(key []byte) {
+				if k := string(key); k == "output_tokens" || k == "completion_tokens" {
+					ev.Usage = c.int(-1)
+				}
+			}) {
+				ev.Has |= HasUsage
+			}
 		case "error", "detail":
 			failed = failed || !c.null()
 		}
@@ -269,6 +277,12 @@ func readSpeechEvent(body []byte, limit int64) (kind string, data []byte, err er
 	}
 	if c.err != nil {
 		return "", nil, unexpected(c.err, body)
+	}
+	switch kind {
+	case "speech.audio.delta":
+		ev.Has |= HasAudio
+	case "speech.audio.done":
+		ev.Has |= HasFinish
 	}
 	return kind, data, nil
 }

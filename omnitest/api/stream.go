@@ -84,9 +84,9 @@ func (x *call) notAStream(r *textReader) error {
 
 // sink takes the events of one stream.
 type sink interface {
-	take(ev *Event) error // parses ev.Data; fills the rest of ev
-	missing() string      // what has not come yet and must; "" if nothing
-	tokens() int          // told by the server so far; -1: it does not tell
+	take(data []byte, ev *Event) error // parses data; fills the rest of ev
+	missing() string                   // what has not come yet and must; "" if nothing
+	tokens() int                       // told by the server so far; -1: it does not tell
 }
 
 // textStream is the sink of completions and chat.
@@ -97,8 +97,8 @@ type textStream struct {
 	count int
 }
 
-func (r *textStream) take(ev *Event) error {
-	err := r.document(ev.Data, ev)
+func (r *textStream) take(data []byte, ev *Event) error {
+	err := r.document(data, ev)
 	if ev.Tokens >= 0 {
 		r.told = true
 		r.count += ev.Tokens
@@ -127,17 +127,33 @@ func (r *textStream) missing() string {
 	return ""
 }
 
+// events cuts the answer into server-sent events.
+func (x *call) events() *sse.Reader {
+	r := sse.NewReader((*bodyReader)(x), x.since, int(x.c.Limits.body()))
+	r.Reuse = x.c.Lean
+	return r
+}
+
+// event keeps what is known of an event before it is parsed. The pointer is good until the next one.
+func (x *call) event(m sse.Event) *Event {
+	ev := Event{At: m.At, Data: m.Data, Tokens: -1, Usage: -1, Bytes: len(m.Data), Read: m.Read}
+	if x.c.Lean {
+		ev.Data = nil
+	}
+	x.ex.Events = append(x.ex.Events, ev)
+	return &x.ex.Events[len(x.ex.Events)-1]
+}
+
 // pump reads events until [DONE] and hands each to the sink, then to each.
 func (x *call) pump(s sink, each func(Event) error) error {
-	limit := x.c.Limits.body()
-	r := sse.NewReader((*bodyReader)(x), x.since, int(limit))
+	r := x.events()
 	for {
 		m, err := r.Next()
 		switch {
 		case err == io.EOF:
 			return x.truncated(s, r, "the stream ended")
 		case err == sse.ErrTooLong:
-			return x.fail(finding(Limit, "an event of more than %d bytes (Limits.BodyBytes)", limit))
+			return x.fail(finding(Limit, "an event of more than %d bytes (Limits.BodyBytes)", x.c.Limits.body()))
 		case err != nil:
 			e := x.fail(err)
 			if e.Kind == Truncated {
@@ -145,16 +161,16 @@ func (x *call) pump(s sink, each func(Event) error) error {
 			}
 			return e
 		}
-		x.ex.Events = append(x.ex.Events, Event{At: m.At, Data: m.Data, Tokens: -1, Usage: -1})
-		ev := &x.ex.Events[len(x.ex.Events)-1]
+		ev := x.event(m)
 		done := string(m.Data) == "[DONE]"
 		var failure error
 		switch {
 		case done:
+			ev.Has = IsDone
 		case m.Name == "error":
 			failure = namedError(m.Data)
 		default:
-			failure = s.take(ev)
+			failure = s.take(m.Data, ev)
 		}
 		if each != nil {
 			if err := each(*ev); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strings"
 )
 
 const (
@@ -64,14 +65,15 @@ type textReader struct {
 	limits     Limits
 	wantsImage bool
 
-	texts [][]byte // text so far, by position in t.Choices
-	parts [][]mark // what stands between the text, the same
-	fresh []mark   // of the choice that is being read
-	ids   []int    // scratch
+	texts []*strings.Builder // text so far, by position in t.Choices
+	parts [][]mark           // what stands between the text, the same
+	fresh []mark             // of the choice that is being read
+	ids   []int              // scratch
 
-	sound   bool // the document is a chunk whose content is a sound
-	choices bool // the last document had a choices list
-	failed  bool // it had an error
+	sound   bool    // the document is a chunk whose content is a sound
+	has     Content // what the last document carried
+	choices bool    // it had a choices list, which may be empty
+	failed  bool    // it had an error
 }
 
 // whole reads a non-streamed answer.
@@ -90,7 +92,7 @@ func (r *textReader) whole(body []byte) error {
 // finish copies the collected texts to their choices.
 func (r *textReader) finish() {
 	for i, text := range r.texts {
-		r.t.Choices[i].Text = string(text)
+		r.t.Choices[i].Text = text.String()
 		r.t.Choices[i].Parts = joinParts(r.t.Choices[i].Text, r.parts[i])
 	}
 	r.texts, r.parts = nil, nil
@@ -103,13 +105,14 @@ func (r *textReader) checkImage() error {
 	return nil
 }
 
-// document reads one JSON object. ev gets the text of choice 0 and the number of tokens.
+// document reads one JSON object. ev gets what it carried: the text of choice 0, the number of tokens, the usage so far. The order
+// of the keys does not matter.
 func (r *textReader) document(body []byte, ev *Event) error {
 	c := cursor{b: body}
-	r.choices, r.failed = false, false
+	r.choices, r.failed, r.has = false, false, 0
 	told, tokens, first := false, 0, 0
 	if len(r.texts) > 0 {
-		first = len(r.texts[0])
+		first = r.texts[0].Len()
 	}
 	detail := false
 	r.sound = isAudioChunk(body)
@@ -121,6 +124,7 @@ func (r *textReader) document(body []byte, ev *Event) error {
 			keep(&r.t.Model, c.bytes())
 		case "choices":
 			r.choices = c.array(func(int) {
+				r.has |= HasChoices
 				n, has := r.choice(&c)
 				tokens += n
 				told = told || has
@@ -128,6 +132,15 @@ func (r *textReader) document(body []byte, ev *Event) error {
 		case "usage":
 			if u := readUsage(&c); u != nil {
 				r.t.Usage = u
+				r.has |= HasUsage
+				ev.Usage = u.CompletionTokens
+			}
+		case "modality":
+			switch c.scalar() {
+			case "audio":
+				r.has |= HasAudio
+			case "image":
+				r.has |= HasImage
 			}
 		case "kv_transfer_params":
 			if raw := c.raw(); len(raw) > 0 && string(raw) != "null" {
@@ -156,8 +169,9 @@ func (r *textReader) document(body []byte, ev *Event) error {
 	if c.err != nil {
 		return unexpected(c.err, body)
 	}
-	if len(r.texts) > 0 && len(r.t.Choices) > 0 && r.t.Choices[0].Index == 0 {
-		ev.Text = string(r.texts[0][first:])
+	ev.Has = r.has
+	if len(r.texts) > 0 && r.t.Choices[0].Index == 0 {
+		ev.Text = r.texts[0].String()[first:] // what a Builder holds is never written over, so this needs no copy
 	}
 	if told {
 		ev.Tokens = tokens
@@ -205,10 +219,24 @@ func (r *textReader) choice(c *cursor) (tokens int, told bool) {
 					text = r.content(c)
 				case "audio":
 					r.spoken(c, len(text))
+				case "reasoning_content", "reasoning":
+					if c.peek() == '"' && len(c.bytes()) > 0 {
+						r.has |= HasReasoning
+					}
+				case "tool_calls":
+					if c.peek() == '[' {
+						c.array(func(int) { r.has |= HasToolCall })
+					}
+				case "function_call": // the older form, of one call
+					if c.peek() == '{' && c.object(func([]byte) {}) {
+						r.has |= HasToolCall
+					}
 				}
 			})
 		case "finish_reason":
-			finish = c.bytes()
+			if finish = c.bytes(); len(finish) > 0 {
+				r.has |= HasFinish
+			}
 		case "token_ids":
 			told = c.array(func(int) { r.ids = append(r.ids, c.int(-1)) })
 		case "logprobs":
@@ -222,14 +250,17 @@ func (r *textReader) choice(c *cursor) (tokens int, told bool) {
 	if at < 0 {
 		at = len(r.t.Choices)
 		r.t.Choices = append(r.t.Choices, Choice{Index: index})
-		r.texts, r.parts = append(r.texts, nil), append(r.parts, nil)
+		r.texts, r.parts = append(r.texts, new(strings.Builder)), append(r.parts, nil)
 	}
 	for _, m := range r.fresh {
-		m.at += len(r.texts[at])
+		m.at += r.texts[at].Len()
 		r.parts[at] = addMark(r.parts[at], m)
 	}
 	ch := &r.t.Choices[at]
-	r.texts[at] = append(r.texts[at], text...)
+	if len(text) > 0 {
+		r.has |= HasText
+		r.texts[at].Write(text)
+	}
 	keep(&ch.FinishReason, finish)
 	ch.TokenIDs = append(ch.TokenIDs, r.ids...)
 	ch.Logprobs = append(ch.Logprobs, logprobs...)

@@ -18,15 +18,16 @@ import (
 type Event struct {
 	At   time.Duration // clock when the read returned that completed the event, before anything was parsed
 	Name string        // the event: field, usually ""
-	Data []byte        // the data: lines, joined by \n. It stays valid: the Reader never writes over it
+	Data []byte        // the data: lines, joined by \n. It stays valid, unless the Reader reuses its memory
+	Read int           // which read of the source completed it, counted from 0
 	Cut  bool          // the stream ended before the event's closing blank line
 }
 
 // ErrTooLong means one event exceeded the Reader's maximum.
 var ErrTooLong = errors.New("sse: event longer than the limit")
 
-// Block sizes. Events alias the block they were read into, so a block is never reused; it grows from small because most
-// answers are short, and stops growing so that one kept event does not pin much.
+// Block sizes. Events alias the block they were read into, so a block is never reused (unless Reuse says so); it grows from
+// small because most answers are short, and stops growing so that one kept event does not pin much.
 const (
 	firstBlock = 4 << 10
 	lastBlock  = 32 << 10
@@ -38,6 +39,10 @@ var bom = []byte("\xef\xbb\xbf")
 
 // Reader cuts a byte stream into events. Not safe for concurrent use.
 type Reader struct {
+	// Reuse lets the Reader write over the Data of an event once the next one is asked for. A stream then costs one block, as
+	// long as its longest event, however many events it has. Set it before the first Next.
+	Reuse bool
+
 	src   io.Reader
 	clock func() time.Duration
 	max   int
@@ -46,6 +51,7 @@ type Reader struct {
 	pos, end int
 	searched int // of block[pos:end], known to hold no \n
 	at       time.Duration
+	reads    int   // that brought bytes
 	err      error // from src; sticky
 	begun    bool  // the first line was seen (a byte order mark may precede it)
 
@@ -95,7 +101,7 @@ func (r *Reader) Next() (Event, error) {
 
 // take hands out the collected event.
 func (r *Reader) take(cut bool) Event {
-	e := Event{At: r.at, Name: r.name, Data: r.data[:len(r.data):len(r.data)], Cut: cut}
+	e := Event{At: r.at, Name: r.name, Data: r.data[:len(r.data):len(r.data)], Read: r.reads - 1, Cut: cut}
 	r.data, r.hasData, r.joined, r.name = nil, false, false, ""
 	return e
 }
@@ -173,6 +179,14 @@ func (r *Reader) trim(line []byte) []byte {
 func (r *Reader) fill() {
 	if free := len(r.block) - r.end; free < minRead {
 		rest := r.block[r.pos:r.end]
+		if r.Reuse && len(r.block) >= 2*len(rest)+minRead {
+			if r.hasData && !r.joined { // its blank line has not come yet
+				r.data, r.joined = bytes.Clone(r.data), true
+			}
+			r.pos, r.end = 0, copy(r.block, rest)
+			r.read()
+			return
+		}
 		size := min(max(firstBlock, 2*len(r.block)), lastBlock)
 		for size < 2*len(rest)+minRead { // a line longer than a block: double, so that a huge line is copied log times
 			size *= 2
@@ -181,10 +195,16 @@ func (r *Reader) fill() {
 		r.end = copy(block, rest)
 		r.block, r.pos = block, 0
 	}
+	r.read()
+}
+
+// read reads once into the free end of the block.
+func (r *Reader) read() {
 	for range 100 {
 		n, err := r.src.Read(r.block[r.end:])
 		if n > 0 {
 			r.at = r.clock()
+			r.reads++
 		}
 		r.end += n
 		r.err = err

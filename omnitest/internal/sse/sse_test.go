@@ -114,6 +114,39 @@ func TestDataStaysValid(t *testing.T) {
 	}
 }
 
+// With Reuse the same events come, however they are split, and the blocks stay few: a stream costs the memory of its longest event.
+func TestReuse(t *testing.T) {
+	var in strings.Builder
+	var want []got
+	for i := range 3000 {
+		s := strings.Repeat(string(rune('a'+i%26)), i%700)
+		want = append(want, got{Data: s + "\nx"})
+		in.WriteString("data: " + s + "\ndata: x\n\n")
+	}
+	want = append(want, got{Data: strings.Repeat("z", 100_000)})
+	in.WriteString("data: " + want[3000].Data + "\n\n")
+	for how, src := range map[string]io.Reader{
+		"at once": strings.NewReader(in.String()), "byte by byte": iotest.OneByteReader(strings.NewReader(in.String())),
+		"halves": iotest.HalfReader(strings.NewReader(in.String())),
+	} {
+		r := NewReader(src, func() time.Duration { return 0 }, 0)
+		r.Reuse = true
+		var all []got
+		blocks := map[*byte]bool{}
+		for {
+			e, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			require.NoError(t, err)
+			all = append(all, got{e.Name, string(e.Data), e.Cut})
+			blocks[&r.block[0]] = true
+		}
+		require.Equal(t, want, all, how)
+		assert.Less(t, len(blocks), 4, "%s: blocks for %d bytes", how, in.Len())
+	}
+}
+
 // The time of an event is the time of the read that completed it, not of the read that began it, nor of the call to Next.
 func TestAtIsTheCompletingRead(t *testing.T) {
 	chunks := []string{"data: a\n\ndata: b\n\nda", "ta: c\n", "\n"}
@@ -127,14 +160,16 @@ func TestAtIsTheCompletingRead(t *testing.T) {
 	})
 	r := NewReader(src, func() time.Duration { return time.Duration(reads) * time.Second }, 0)
 	var at []time.Duration
+	var read []int
 	for {
 		e, err := r.Next()
 		if err != nil {
 			break
 		}
-		at = append(at, e.At)
+		at, read = append(at, e.At), append(read, e.Read)
 	}
 	assert.Equal(t, []time.Duration{time.Second, time.Second, 3 * time.Second}, at)
+	assert.Equal(t, []int{0, 0, 2}, read, "two events came with one read")
 }
 
 func TestLimit(t *testing.T) {
