@@ -1,10 +1,6 @@
 package e2e
 
 import (
-	"bytes"
-	"image"
-	"image/color"
-	"image/png"
 	"testing"
 
 	"github.com/omnitest/suite/fixtures"
@@ -123,28 +119,6 @@ func input(t *testing.T, name string) imagecheck.Picture {
 	return p
 }
 
-// TestEditWithMask: the mask says where, and the instruction does not.
-func TestEditWithMask(t *testing.T) {
-	s := omnitest.Shared(t)
-	needStages(t, s, engine.DiT)
-	e := fixtures.Edit{Name: "mask", Instruction: "Paint it purple", Inputs: []string{"harbour-512"}}
-	files := inputs(e)
-	before := picture(t, files[0])
-	where := image.Rect(32, 320, 224, 480)
-	mask := image.NewGray(before.Image.Rect) // white where something may change
-	for y := where.Min.Y; y < where.Max.Y; y++ {
-		for x := where.Min.X; x < where.Max.X; x++ {
-			mask.SetGray(x, y, color.Gray{Y: 255})
-		}
-	}
-	var file bytes.Buffer
-	if err := png.Encode(&file, mask); err != nil {
-		t.Fatal(err)
-	}
-	after := editWith(t, s, e, api.EditRequest{Mask: &api.Input{Data: file.Bytes()}, ImageParams: api.ImageParams{Steps: 20, Seed: 5}}, files...)
-	omnitest.Check(t, after, imagecheck.EditInside(before, mask), imagecheck.EditOutside(before, mask), imagecheck.Colour(where.Inset(16), "purple"))
-}
-
 // TestEditSeed: the seed of an edit counts, and the same seed repeats.
 func TestEditSeed(t *testing.T) {
 	s := omnitest.Shared(t)
@@ -169,29 +143,5 @@ func TestStyleEdits(t *testing.T) {
 			omnitest.Check(t, after, imagecheck.StyleChanged(picture(t, files[0])))
 			omnitest.Check(t, after, carriedOut(t, s, after, e)...)
 		})
-	}
-}
-
-// TestEditInTurns edits the result of the edit before. Each turn is held against the one before it, and the part that no
-// turn touched against the first picture, with the loss that k turns may add up to.
-func TestEditInTurns(t *testing.T) {
-	s := omnitest.Shared(t)
-	needStages(t, s, engine.DiT)
-	file := fixtures.Image(fixtures.Turns[0].Inputs[0])
-	first := picture(t, file)
-	before := first
-	var touched []image.Rectangle
-	var parts []fixtures.Part
-	for k, e := range fixtures.Turns {
-		after := edit(t, s, e, file)
-		omnitest.Check(t, after, changedOnly(before, e)...)
-		touched = append(touched, e.In(first.Size().W, first.Size().H))
-		omnitest.Check(t, after, imagecheck.KeptOverTurns(first, k+1, touched...))
-		parts = append(parts, e.Parts...) // what an earlier turn added is still there
-		omnitest.Check(t, after, shows(s, after, parts, after.Image.Rect)...)
-		if t.Failed() {
-			t.Fatalf("turn %d of %d: the later turns would repeat this", k+1, len(fixtures.Turns))
-		}
-		before, file = after, after.Raw()
 	}
 }

@@ -161,6 +161,12 @@ func Region(instruction string, w, h int) image.Rectangle {
 
 // edit makes the target picture: the first input with the instruction carried out within its region.
 func (s *Server) edit(e instruction, inputs []*image.RGBA, mask *image.Alpha, r *Result) *image.RGBA {
+	if s.cfg.Faults.FirstInputOnly {
+		inputs = inputs[:1]
+	}
+	if s.cfg.Faults.MaskIgnored {
+		mask = nil
+	}
 	src := inputs[0]
 	w, h := src.Rect.Dx(), src.Rect.Dy()
 	r.Region = e.region(w, h)

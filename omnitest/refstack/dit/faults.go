@@ -8,8 +8,17 @@ type Faults struct {
 	Blank             bool `json:",omitempty" stage:"dit" fault:"blank" doc:"one flat colour (NaN latents)"`
 	WrongLetter       bool `json:",omitempty" stage:"dit" fault:"wrong-letter" doc:"one character of the text is painted as a look-alike"`
 	NoText            bool `json:",omitempty" stage:"dit" fault:"no-text" doc:"the text is missing"`
+	ExtraText         bool `json:",omitempty" stage:"dit" fault:"extra-text" doc:"a second sign that nobody asked for stands in a corner of the picture"`
+	ShortPrompt       bool `json:",omitempty" stage:"dit" fault:"short-prompt" doc:"the text encoder reads the first half of its prompt: the end of the plan is lost"`
+	WrongColour       bool `json:",omitempty" stage:"dit" fault:"wrong-colour" doc:"every thing is painted in another colour than the one that is named"`
+	ExtraShape        bool `json:",omitempty" stage:"dit" fault:"extra-shape" doc:"one thing more is painted than was asked for"`
+	FewSteps          bool `json:",omitempty" stage:"dit" fault:"few-steps" doc:"never more than four steps, whatever is asked for"`
 	EditIgnored       bool `json:",omitempty" stage:"dit" fault:"edit-ignored" doc:"an edit returns its input (after VAE loss)"`
 	EditOutsideRegion bool `json:",omitempty" stage:"dit" fault:"edit-outside-region" doc:"an edit also changes a patch outside the named region"`
+	EditRedraws       bool `json:",omitempty" stage:"dit" fault:"edit-redraws" doc:"an edit paints a new picture of its instruction and keeps nothing of its input"`
+	EditDrift         bool `json:",omitempty" stage:"dit" fault:"edit-drift" doc:"an edit makes the whole picture 1.2 % brighter: no single turn shows it, ten turns do"`
+	MaskIgnored       bool `json:",omitempty" stage:"dit" fault:"mask-ignored" doc:"an edit does not look at its mask"`
+	FirstInputOnly    bool `json:",omitempty" stage:"dit" fault:"first-input-only" doc:"an edit of several pictures sees the first alone"`
 	WrongCount        bool `json:",omitempty" stage:"dit" fault:"wrong-count" doc:"n+1 pictures for n asked"`
 	RepeatPicture     bool `json:",omitempty" stage:"dit" fault:"repeat-picture" doc:"a cache that looks at the size alone: the second picture of a size is the first one again"`
 	SilentAudio       bool `json:",omitempty" stage:"dit" fault:"silent-audio" doc:"a speech is digital silence of the right length"`

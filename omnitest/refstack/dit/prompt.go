@@ -119,19 +119,27 @@ func (t token) shape(coloured bool) (k shapeKind, n int, ok bool) {
 	return 0, 0, false
 }
 
+// numerals are how many things of one kind a prompt can ask for, from two on.
+var numerals = []string{"two", "three"}
+
 // things finds the shapes, each with the colour that stands at most three tokens before it ("a red wooden cube",
-// 红色的圆), and the colours that belong to none.
+// 红色的圆), and the colours that belong to none. "two" and "three" before a thing make as many of it.
 func things(text string) (shapes []shape, loose []color.RGBA) {
 	const reach = 3
 	toks := tokens(text)
 	var last color.RGBA
 	at := -1 // where last was named, -1: no open colour
+	many, manyAt := 1, -1
 	for i := 0; i < len(toks); i++ {
 		if c, ok := toks[i].colour(); ok {
 			if at >= 0 {
 				loose = append(loose, last)
 			}
 			last, at = c, i
+			continue
+		}
+		if n := slices.Index(numerals, toks[i].word); toks[i].word != "" && n >= 0 {
+			many, manyAt = n+2, i
 			continue
 		}
 		near := at >= 0 && i-at <= reach
@@ -143,7 +151,12 @@ func things(text string) (shapes []shape, loose []color.RGBA) {
 		if near {
 			s.rgb, at = last, -1
 		}
-		if len(shapes) < maxShapes {
+		times := 1
+		if manyAt >= 0 && i-manyAt <= reach+1 {
+			times = many
+		}
+		manyAt = -1
+		for range min(times, maxShapes-len(shapes)) {
 			shapes = append(shapes, s)
 		}
 		i += n - 1

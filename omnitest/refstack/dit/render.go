@@ -49,6 +49,10 @@ func (s *Server) Render(ctx context.Context, j Job) (*Result, error) {
 	if err := checkPrompt(j.Prompt); err != nil {
 		return nil, err
 	}
+	j.Prompt = s.cfg.Faults.read(j.Prompt)
+	if s.cfg.Faults.FewSteps {
+		steps = min(steps, 4)
+	}
 	if s.cfg.Faults.WrongSize {
 		w = max(grid, w-grid)
 	}
@@ -58,7 +62,7 @@ func (s *Server) Render(ctx context.Context, j Job) (*Result, error) {
 	var target *image.RGBA
 	leak, k := leakGenerate, key(hashString(j.Prompt), uint64(j.Seed))
 	if len(j.Inputs) == 0 {
-		sc := parse(j.Prompt)
+		sc := s.cfg.Faults.seen(parse(j.Prompt))
 		p := sc.place(w, h)
 		if err := clock.lap(ctx, "text_encoder", s.cfg.Timing.Encode); err != nil {
 			return nil, err
@@ -68,6 +72,9 @@ func (s *Server) Render(ctx context.Context, j Job) (*Result, error) {
 			r.TextBox, lines = p.text.ink, s.spelled(p.text.lines)
 		}
 		target = sc.paint(w, h, p, lines)
+		if s.cfg.Faults.ExtraText {
+			extraSign(target, p)
+		}
 	} else {
 		e := parseEdit(j.Prompt)
 		if err := clock.lap(ctx, "text_encoder", s.cfg.Timing.Encode); err != nil {
@@ -90,6 +97,13 @@ func (s *Server) Render(ctx context.Context, j Job) (*Result, error) {
 			return nil, err
 		}
 		target = s.edit(e, inputs, maskOf(j.Mask, w, h), r)
+		if s.cfg.Faults.EditRedraws {
+			sc := parse(j.Prompt)
+			target = sc.paint(w, h, sc.place(w, h), nil)
+		}
+		if s.cfg.Faults.EditDrift {
+			brighten(target, 1.012)
+		}
 	}
 	if s.cfg.Faults.Blank {
 		// Recorded: a picture of NaN latents is black.
