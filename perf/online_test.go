@@ -43,7 +43,7 @@ func onlineText(b *testing.B, s *omnitest.Stack, conc int) {
 	if s.Stage(engine.Prefill) == nil || s.Stage(engine.Decode) == nil {
 		b.Skip("the stack has no prefill and decode stage")
 	}
-	plan := load.Closed{Concurrency: conc, Requests: 8 * conc, Warmup: conc, Limit: requestLimit}
+	plan := load.Plan{Concurrency: conc, Requests: 8 * conc, Warmup: conc, Limit: requestLimit}
 	var all tally
 	meter := hw.NewMeter(pids(s))
 	start(b, meter)
@@ -93,7 +93,7 @@ func onlineImages(b *testing.B, s *omnitest.Stack, conc int) {
 	if s.Stage(engine.DiT) == nil {
 		b.Skip("the stack has no dit stage")
 	}
-	plan := load.Closed{Concurrency: conc, Requests: 3 * conc, Warmup: 1, Limit: requestLimit}
+	plan := load.Plan{Concurrency: conc, Requests: 3 * conc, Warmup: 1, Limit: requestLimit}
 	var all tally
 	meter := hw.NewMeter(pids(s))
 	start(b, meter)

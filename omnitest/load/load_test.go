@@ -31,7 +31,7 @@ func nap(ctx context.Context, d time.Duration) error {
 func TestClosedLoopHoldsItsConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var now, most atomic.Int64
-		r, err := load.Run(t.Context(), load.Closed{Concurrency: 3, Requests: 10}, func(ctx context.Context, i int) error {
+		r, err := load.Run(t.Context(), load.Plan{Concurrency: 3, Requests: 10}, func(ctx context.Context, i int) error {
 			n := now.Add(1)
 			defer now.Add(-1)
 			if n > most.Load() {
@@ -48,26 +48,26 @@ func TestClosedLoopHoldsItsConcurrency(t *testing.T) {
 		require.Len(t, r.Calls, 10)
 		for i, c := range r.Calls {
 			assert.Equal(t, i, c.Index)
-			assert.Equal(t, time.Duration(i/3)*time.Second, c.Start)
-			assert.Equal(t, c.Start, c.Due)
-			assert.Equal(t, c.Start+time.Second, c.End)
+			assert.Equal(t, time.Duration(i/3)*time.Second, c.Sent)
+			assert.Equal(t, c.Sent, c.Due)
+			assert.Equal(t, c.Sent+time.Second, c.End)
 			assert.Less(t, c.Lane, 3)
 		}
 	})
 }
 
 func TestZeroPlanMakesOneCall(t *testing.T) {
-	r, err := load.Run(t.Context(), load.Closed{}, func(context.Context, int) error { return nil })
+	r, err := load.Run(t.Context(), load.Plan{}, func(context.Context, int) error { return nil })
 	require.NoError(t, err)
 	assert.Equal(t, load.Counts{Sent: 1, OK: 1}, r.Counts)
-	assert.Equal(t, load.Closed{Concurrency: 1, Requests: 1, Limit: 5 * time.Minute, Grace: 5 * time.Second}, r.Plan)
+	assert.Equal(t, load.Plan{Concurrency: 1, Requests: 1, Limit: 5 * time.Minute, Grace: 5 * time.Second}, r.Plan)
 }
 
 func TestWarmupComesFirstAndIsNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		var seen []int
-		values, r, err := load.Collect(t.Context(), load.Closed{Requests: 3, Warmup: 2}, func(ctx context.Context, i int) (int, error) {
+		values, r, err := load.Collect(t.Context(), load.Plan{Requests: 3, Warmup: 2}, func(ctx context.Context, i int) (int, error) {
 			seen = append(seen, i)
 			if i == -1 {
 				return 0, errors.New("cold")
@@ -86,7 +86,7 @@ func TestWarmupComesFirstAndIsNotCounted(t *testing.T) {
 }
 
 func TestFailuresAreCountedAndKeepTheirValues(t *testing.T) {
-	partial, r, err := load.Collect(t.Context(), load.Closed{Requests: 4}, func(_ context.Context, i int) (string, error) {
+	partial, r, err := load.Collect(t.Context(), load.Plan{Requests: 4}, func(_ context.Context, i int) (string, error) {
 		if i%2 == 1 {
 			return "half", fmt.Errorf("call %d: HTTP 503", i)
 		}
@@ -101,14 +101,14 @@ func TestFailuresAreCountedAndKeepTheirValues(t *testing.T) {
 
 func TestImpossiblePlans(t *testing.T) {
 	op := func(context.Context, int) error { panic("must not be called") }
-	r, err := load.Run(t.Context(), load.Closed{Concurrency: 8, Requests: 4}, op)
+	r, err := load.Run(t.Context(), load.Plan{Concurrency: 8, Requests: 4}, op)
 	assert.EqualError(t, err, "load: concurrency 8 cannot be held with 4 requests: plan at least as many requests")
 	assert.Equal(t, load.Counts{NotSent: 4}, r.Counts)
-	_, err = load.Run(t.Context(), load.Closed{Warmup: -1}, op)
-	assert.ErrorContains(t, err, "load: negative number in the plan")
-	_, err = load.Run(t.Context(), load.Closed{}, nil)
+	_, err = load.Run(t.Context(), load.Plan{Warmup: -1}, op)
+	assert.EqualError(t, err, "load: Plan.Warmup is negative")
+	_, err = load.Run(t.Context(), load.Plan{}, nil)
 	assert.EqualError(t, err, "load: no operation")
-	_, _, err = load.Collect[int](t.Context(), load.Closed{}, nil)
+	_, _, err = load.Collect[int](t.Context(), load.Plan{}, nil)
 	assert.EqualError(t, err, "load: no operation")
 }
 
@@ -116,13 +116,13 @@ func TestEndOfContextStopsAtOnceAndIsAccountedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(2500*time.Millisecond, func() { cancel(errors.New("decode died")) })
-		r, err := load.Run(ctx, load.Closed{Concurrency: 2, Requests: 20}, func(ctx context.Context, i int) error {
+		r, err := load.Run(ctx, load.Plan{Concurrency: 2, Requests: 20}, func(ctx context.Context, i int) error {
 			return nap(ctx, time.Second)
 		})
 		assert.EqualError(t, err, "load: incomplete: 14 of 20 calls not sent, 2 cancelled in flight: decode died")
 		assert.Equal(t, load.Counts{Sent: 6, OK: 4, Cancelled: 2, NotSent: 14}, r.Counts)
 		assert.Equal(t, 2500*time.Millisecond, r.Wall)
-		assert.Equal(t, load.Call{Index: 19, Lane: -1, State: load.NotSent}, r.Calls[19])
+		assert.Equal(t, load.Call{Index: 19, Session: 19, Lane: -1, State: load.NotSent}, r.Calls[19])
 		var inc *load.Incomplete
 		require.ErrorAs(t, err, &inc)
 		assert.Equal(t, 14, inc.NotSent)
@@ -131,7 +131,7 @@ func TestEndOfContextStopsAtOnceAndIsAccountedFor(t *testing.T) {
 
 func TestEndOfContextInTheWarmupMeasuresNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	values, r, err := load.Collect(ctx, load.Closed{Requests: 3, Warmup: 2}, func(_ context.Context, i int) (int, error) {
+	values, r, err := load.Collect(ctx, load.Plan{Requests: 3, Warmup: 2}, func(_ context.Context, i int) (int, error) {
 		cancel()
 		return 1, nil
 	})
@@ -144,7 +144,7 @@ func TestEndOfContextInTheWarmupMeasuresNothing(t *testing.T) {
 
 func TestLimitEndsACall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, err := load.Run(t.Context(), load.Closed{Requests: 2, Limit: 3 * time.Second}, func(ctx context.Context, i int) error {
+		r, err := load.Run(t.Context(), load.Plan{Requests: 2, Limit: 3 * time.Second}, func(ctx context.Context, i int) error {
 			if i == 0 {
 				return nap(ctx, time.Hour)
 			}
@@ -163,7 +163,7 @@ func TestLimitEndsACall(t *testing.T) {
 func TestStuckCallDoesNotHangTheRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		plan := load.Closed{Concurrency: 2, Requests: 9, Limit: 3 * time.Second, Grace: time.Second}
+		plan := load.Plan{Concurrency: 2, Requests: 9, Limit: 3 * time.Second, Grace: time.Second}
 		values, r, err := load.Collect(t.Context(), plan, func(ctx context.Context, i int) (int, error) {
 			if i == 1 {
 				<-release
@@ -192,7 +192,7 @@ func TestAllLanesStuck(t *testing.T) {
 		release := make(chan struct{})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		r, err := load.Run(ctx, load.Closed{Concurrency: 2, Requests: 9}, func(context.Context, int) error {
+		r, err := load.Run(ctx, load.Plan{Concurrency: 2, Requests: 9}, func(context.Context, int) error {
 			<-release
 			return nil
 		})
@@ -205,7 +205,7 @@ func TestAllLanesStuck(t *testing.T) {
 }
 
 func TestPanicAndGoexitBecomeErrors(t *testing.T) {
-	r, err := load.Run(t.Context(), load.Closed{Requests: 4}, func(_ context.Context, i int) error {
+	r, err := load.Run(t.Context(), load.Plan{Requests: 4}, func(_ context.Context, i int) error {
 		switch i {
 		case 0:
 			panic("KV pool is empty")
@@ -231,7 +231,7 @@ func TestPanicAndGoexitBecomeErrors(t *testing.T) {
 func TestEveryCallIsAccountedFor(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		conc := rapid.IntRange(1, 8).Draw(rt, "concurrency")
-		plan := load.Closed{Concurrency: conc, Requests: conc + rapid.IntRange(0, 30).Draw(rt, "more"), Warmup: rapid.IntRange(0, 5).Draw(rt, "warmup")}
+		plan := load.Plan{Concurrency: conc, Requests: conc + rapid.IntRange(0, 30).Draw(rt, "more"), Warmup: rapid.IntRange(0, 5).Draw(rt, "warmup")}
 		stopAt := rapid.IntRange(0, 60).Draw(rt, "stop at call")
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
@@ -266,7 +266,7 @@ func TestEveryCallIsAccountedFor(t *testing.T) {
 func BenchmarkRun(b *testing.B) {
 	const calls = 10_000
 	for b.Loop() {
-		if _, err := load.Run(b.Context(), load.Closed{Concurrency: 8, Requests: calls}, func(context.Context, int) error { return nil }); err != nil {
+		if _, err := load.Run(b.Context(), load.Plan{Concurrency: 8, Requests: calls}, func(context.Context, int) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}

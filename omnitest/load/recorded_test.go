@@ -29,7 +29,7 @@ func TestLoadOverARecordedStream(t *testing.T) {
 		require.NoError(t, err)
 		t.Cleanup(s.Close)
 		c := &api.Client{BaseURL: s.URL, Timeout: time.Minute}
-		texts, result, err := load.Collect(t.Context(), load.Closed{Concurrency: 4, Requests: 20}, func(ctx context.Context, _ int) (*api.Text, error) {
+		texts, result, err := load.Collect(t.Context(), load.Plan{Concurrency: 4, Requests: 20}, func(ctx context.Context, _ int) (*api.Text, error) {
 			return c.StreamComplete(ctx, api.CompletionRequest{Prompt: "x"}, nil)
 		})
 		require.NoError(t, err)

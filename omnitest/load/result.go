@@ -16,36 +16,48 @@ type State string
 const (
 	OK        State = "ok"
 	Failed    State = "failed"    // the operation returned an error, panicked, or ran over its limit
+	Abandoned State = "abandoned" // Plan.Cancel ended it, as planned: no failure
 	Cancelled State = "cancelled" // the run's context ended while it was in flight, and it returned an error
 	Stuck     State = "stuck"     // it had not returned Grace after its context ended
+	Skipped   State = "skipped"   // a turn whose conversation had ended before it, by a turn that was not OK
 	NotSent   State = "not sent"  // the run ended first
 )
 
 // Call is the record of one planned call. Times are monotonic, since Result.Began.
 type Call struct {
-	Index int           // 0 .. Requests-1; warm-up calls are negative
-	Lane  int           // 0 .. Concurrency-1; -1: not sent
-	Due   time.Duration // when it should have started: in a closed loop, when its lane became free
-	Start time.Duration // just before the operation was called. Start - Due is the sender's own delay
+	Index         int // 0 .. ; warm-up calls are negative
+	Session, Turn int // which turn of which conversation; without conversations each call is turn 0 of its own
+	Lane          int // which of the senders made it, 0 .. Concurrency-1 where that is bounded; -1: not sent
+	// Due is when it should have started: in an open loop by the schedule; in a closed loop, and for the second turn of a
+	// conversation on, when its lane became free (after the time to think). Latency as the user has it is End - Due.
+	Due time.Duration
+	// Queue is how long it waited for a free slot after it was due, in an open loop with a Concurrency; else 0. It is the plan's doing,
+	// and not the target's.
+	Queue time.Duration
+	Sent  time.Duration // just before the operation was called
 	End   time.Duration // just after it returned; of a stuck call, when it was given up
 	State State
-	Err   error // nil only for OK and NotSent
+	Err   error // nil only for OK, Skipped and NotSent
 }
 
-// Counts are calls by State.
-type Counts struct{ Sent, OK, Failed, Cancelled, Stuck, NotSent int }
+// Late is the client's own error: how long after it could have been sent the call was sent.
+func (c Call) Late() time.Duration { return c.Sent - c.Due - c.Queue }
 
-// Result is the account of a run: OK + Failed + Cancelled + Stuck = Sent, and Sent + NotSent = Plan.Requests.
+// Counts are calls by State.
+type Counts struct{ Sent, OK, Failed, Abandoned, Cancelled, Stuck, Skipped, NotSent int }
+
+// Result is the account of a run: OK + Failed + Abandoned + Cancelled + Stuck = Sent, and Sent + Skipped + NotSent = len(Calls),
+// which is Plan.Requests where that is set and a conversation has one turn.
 type Result struct {
-	Plan  Closed    // with its defaults filled in
-	Began time.Time // just before the first measured call
-	Wall  time.Duration
-	Calls []Call // by Index, one for each planned call
+	Plan  Plan          // with its defaults filled in; Requests of an open loop are those of its schedule
+	Began time.Time     // zero of all times of the calls: the start of the measured part
+	Wall  time.Duration // Began to the last End
+	Calls []Call        // by Index, one for each planned call
 
 	Counts
 	Peak int // most calls in flight at once, as measured
 	// MeanInFlight is the time-average of calls in flight over Wall (Little's law: the sum of latencies / wall). Far below
-	// Concurrency the run had long tails or a slow sender, and its figures are not those of the planned concurrency.
+	// Concurrency a closed loop had long tails or a slow sender, and its figures are not those of the planned concurrency.
 	MeanInFlight float64
 
 	Warmup    Counts
@@ -57,11 +69,35 @@ func (r *Result) account(calls []Call, peak int) {
 	var busy time.Duration
 	for i := range calls {
 		r.Wall = max(r.Wall, calls[i].End)
-		busy += calls[i].End - calls[i].Start
+		busy += calls[i].End - calls[i].Sent
 	}
 	if r.Wall > 0 {
 		r.MeanInFlight = float64(busy) / float64(r.Wall)
 	}
+}
+
+// Rates are the calls per second that were planned and those that were sent, both from first to last: due times against sent
+// times. Not ok with fewer than two calls sent, or where all were due at once. A closed loop plans none: it is its own schedule.
+func (r *Result) Rates() (planned, sent float64, ok bool) {
+	var first, last *Call
+	n := 0
+	for i := range r.Calls {
+		c := &r.Calls[i]
+		if c.Turn > 0 || c.State == NotSent || c.State == Skipped {
+			continue
+		}
+		n++
+		if first == nil || c.Due < first.Due {
+			first = c
+		}
+		if last == nil || c.Due >= last.Due {
+			last = c
+		}
+	}
+	if r.Plan.Arrivals == nil || n < 2 || last.Due <= first.Due || last.Sent <= first.Sent {
+		return 0, 0, false
+	}
+	return float64(n-1) / (last.Due - first.Due).Seconds(), float64(n-1) / (last.Sent - first.Sent).Seconds(), true
 }
 
 func count(calls []Call) (n Counts) {
@@ -71,15 +107,19 @@ func count(calls []Call) (n Counts) {
 			n.OK++
 		case Failed:
 			n.Failed++
+		case Abandoned:
+			n.Abandoned++
 		case Cancelled:
 			n.Cancelled++
 		case Stuck:
 			n.Stuck++
+		case Skipped:
+			n.Skipped++
 		default:
 			n.NotSent++
 		}
 	}
-	n.Sent = len(calls) - n.NotSent
+	n.Sent = len(calls) - n.NotSent - n.Skipped
 	return n
 }
 
@@ -92,7 +132,9 @@ type Incomplete struct {
 	NotSent   int   // were never made
 	Stuck     []int // indices of calls that ignore their context
 	Cause     error // why the run's context ended; nil: it did not
-	plan      Closed
+	// After says when, of a closed loop that had Plan.Duration to run: it has no number of calls to miss. 0: else.
+	After time.Duration
+	plan  Plan
 }
 
 func (e *Incomplete) Error() string {
@@ -115,6 +157,9 @@ func (e *Incomplete) Error() string {
 	if e.NotSent > 0 {
 		say("%d of %d calls not sent", e.NotSent, e.Planned)
 	}
+	if e.After > 0 {
+		say("ended after %v of %v", e.After, e.plan.Duration)
+	}
 	if e.Cancelled > 0 {
 		say("%d cancelled in flight", e.Cancelled)
 	}
@@ -136,12 +181,16 @@ func (e *Incomplete) Unwrap() []error {
 	return all
 }
 
-func incomplete(ctx context.Context, calls []Call, plan Closed) *Incomplete {
+// incomplete compares what was done with the plan; nil: all of it was.
+func (p *phase[T]) incomplete(ctx context.Context, calls []Call) *Incomplete {
 	n := count(calls)
-	if n.NotSent+n.Cancelled+n.Stuck == 0 {
+	e := &Incomplete{Planned: len(calls), Cancelled: n.Cancelled, NotSent: n.NotSent, Cause: context.Cause(ctx), plan: p.plan}
+	if p.short > 0 {
+		e.After = p.short
+	}
+	if n.NotSent+n.Cancelled+n.Stuck == 0 && e.After == 0 {
 		return nil
 	}
-	e := &Incomplete{Planned: len(calls), Cancelled: n.Cancelled, NotSent: n.NotSent, Cause: context.Cause(ctx), plan: plan}
 	for i := range calls {
 		if calls[i].State == Stuck {
 			e.Stuck = append(e.Stuck, calls[i].Index)
@@ -152,6 +201,9 @@ func incomplete(ctx context.Context, calls []Call, plan Closed) *Incomplete {
 
 // ErrStuck marks a call that did not return after its context had ended.
 var ErrStuck = errors.New("stuck: the operation had not returned")
+
+// ErrAbandoned is the cause of a call's context that Plan.Cancel ended.
+var ErrAbandoned = errors.New("abandoned, as planned")
 
 var errExited = errors.New("the operation ended its goroutine (runtime.Goexit): no t.FailNow, require or t.Skip inside a load operation")
 

@@ -54,7 +54,7 @@ func TestPlantedLatenciesComeOut(t *testing.T) {
 	client := &api.Client{BaseURL: server.URL, Model: "m"}
 
 	var first, last [n]time.Duration // when the caller had each measured call's first and last token in hand
-	samples, run, err := load.Collect(t.Context(), load.Closed{Concurrency: conc, Requests: n, Warmup: 1, Limit: time.Minute},
+	samples, run, err := load.Collect(t.Context(), load.Plan{Concurrency: conc, Requests: n, Warmup: 1, Limit: time.Minute},
 		func(ctx context.Context, i int) (metrics.Sample, error) {
 			r := api.CompletionRequest{Prompt: "a", Sampling: api.Sampling{MaxTokens: tokens}}
 			if i == n-1 {

@@ -23,7 +23,7 @@ func Example() {
 		}, nil
 	}
 
-	plan := load.Closed{Concurrency: 2, Requests: 8, Warmup: 2}
+	plan := load.Plan{Concurrency: 2, Requests: 8, Warmup: 2}
 	samples, run, err := load.Collect(context.Background(), plan, func(ctx context.Context, i int) (metrics.Sample, error) {
 		text, err := answer(ctx)
 		return metrics.FromText(text, err), err
