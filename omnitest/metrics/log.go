@@ -56,7 +56,7 @@ func WriteLog(w io.Writer, row string, samples []Sample) error {
 		}
 		for j := range x.Events {
 			e := &x.Events[j]
-			line.Events = append(line.Events, logEvent{At: int64(e.At), Text: e.Text, Tokens: e.Tokens, Choices: hasChoices(e)})
+			line.Events = append(line.Events, logEvent{At: int64(e.At), Text: e.Text, Tokens: e.Tokens, Choices: contents(e)&api.HasChoices != 0})
 		}
 		if err := enc.Encode(line); err != nil {
 			return fmt.Errorf("metrics: event log: %w", err)

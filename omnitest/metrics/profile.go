@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/omnitest/suite/omnitest/api"
 )
@@ -17,37 +16,75 @@ type Profile struct {
 	// Measure gives the figures of one request. An error means that the profile counts the request as failed: it enters
 	// no figure, only the number of failures.
 	Measure func(s *Sample) (Figures, error)
+	// OneTokenIsFast: an answer of one token, which has no TPOT, meets every TPOT objective (vLLM). Else it meets none.
+	OneTokenIsFast bool
+	// Literal follows the tool also where this suite knows better, as a comparison bit for bit needs. A figure that was not
+	// measured is then what the tool writes in its place, mostly 0, and an answer that the client refused counts as the
+	// tool counts it. Each profile lists these places. Never publish such figures.
+	Literal bool
+
+	literal       func(s *Sample, f Figures, err error) (Figures, error)
+	secondBuckets bool // peak concurrency by buckets of 1 s instead of the exact sweep
 }
 
-// Figures are what one request measured.
+// Figures are what one request measured. A figure that is left out (the zero Value) was not measured; token counts that are
+// left out are those of the Sample.
 type Figures struct {
 	TTFT Value     // ms, time to first token
 	TPOT Value     // ms per output token after the first
 	E2EL Value     // ms, end-to-end latency
-	ITL  []float64 // ms, inter-token latencies: gaps between consecutive events
+	ITL  []float64 // ms, inter-token latencies
+
+	InputTokens, OutputTokens Value // as the profile counts them
+
+	AudioTTFP Value // ms, time to first packet of sound
+	AudioRTF  Value // time to the last packet / seconds of sound
+	Underrun  Value // ms, the longest that a player which starts with the first packet had nothing to play
+	ImageTime Value // ms, the engine's own time for the picture
+
+	noTokens bool // nothing of it belongs into tokens per second
 }
 
-// VLLM has the definitions of `vllm bench serve`, read from vllm/benchmarks/serve.py@009e6d4a and
-// lib/endpoint_request_func.py@02cfb534, and checked against files that vLLM 0.32.0 wrote with --save-detailed:
-//
-//   - event: a message whose JSON has a non-empty "choices" list. Content is not looked at: a chat's role-only first chunk
-//     counts, the closing usage message and [DONE] do not.
-//   - TTFT: first event - start.
-//   - ITL: the gap between consecutive events, one value per gap, pooled over all requests. A chunk of several tokens is
-//     one event.
-//   - E2EL: last event - start (vllm#55508: the usage message no longer extends it).
-//   - TPOT: (E2EL - TTFT) / (output tokens - 1), only where there is more than one output token.
-//   - success: HTTP 200 and at least one event. Failed requests are counted and enter nothing else.
-//
-// Beyond vLLM, which measures only streams: an answer that was not streamed (a picture, a plain completion) has an E2EL,
-// its last byte - start, and neither TTFT, ITL nor TPOT.
-//
-// One known difference: vLLM counts output tokens itself with a tokenizer where the server sends no usage. This profile
-// says "not measured" instead.
-var VLLM = Profile{
-	Name:    "vllm",
-	Source:  "vllm/benchmarks/serve.py@009e6d4a, vllm/benchmarks/lib/endpoint_request_func.py@02cfb534",
-	Measure: measureVLLM,
+// measure is Measure, the way the tool has it where the profile is literal.
+func (p *Profile) measure(s *Sample) (Figures, error) {
+	if p.Literal && s.Err != nil && toolTakes(s.Err) {
+		taken := *s
+		taken.Err = nil
+		s = &taken
+	}
+	f, err := p.Measure(s)
+	if p.Literal && p.literal != nil {
+		f, err = p.literal(s, f, err)
+	}
+	if err != nil {
+		return Figures{}, err
+	}
+	f.InputTokens = told(f.InputTokens, s.InputTokens, "the server sent no usage")
+	f.OutputTokens = told(f.OutputTokens, s.OutputTokens, "the server sent no usage")
+	return f, nil
+}
+
+// toolTakes tells whether a failure is one that the benchmark clients do not see: a stream that ends cleanly before its
+// [DONE] or its finish_reason, and an error event, which has no choices and is passed over.
+func toolTakes(err error) bool {
+	switch api.KindOf(err) {
+	case api.Truncated:
+		var e *api.Error
+		return errors.As(err, &e) && errors.Unwrap(e) == nil
+	case api.InBand:
+		return true
+	}
+	return false
+}
+
+func told(v Value, n int, why string) Value {
+	switch {
+	case v.OK() || v.Reason() != "":
+		return v
+	case n < 0:
+		return Absent(why)
+	}
+	return Of(float64(n))
 }
 
 var (
@@ -55,64 +92,46 @@ var (
 	errNoResponse = errors.New("no response was read") // also the zero Sample, of a request that never came back
 )
 
-func measureVLLM(s *Sample) (Figures, error) {
-	if s.Err != nil {
-		return Figures{}, s.Err
+// refused is why no profile can measure this sample; nil: it was answered with 200.
+func (s *Sample) refused() error {
+	switch x := &s.Exchange; {
+	case s.Err != nil:
+		return s.Err
+	case x.Status == 0:
+		return errNoResponse
+	case x.Status != 200:
+		return fmt.Errorf("HTTP %d", x.Status)
 	}
-	x := &s.Exchange
-	if x.Status == 0 {
-		return Figures{}, errNoResponse
-	}
-	if x.Status != 200 {
-		return Figures{}, fmt.Errorf("HTTP %d", x.Status)
-	}
-	if len(x.Events) == 0 {
-		whole := Absent("the answer was not streamed")
-		return Figures{TTFT: whole, TPOT: whole, E2EL: Of(ms(x.End))}, nil
-	}
-
-	var f Figures
-	var first, last time.Duration
-	events := 0
-	for i := range x.Events {
-		if !hasChoices(&x.Events[i]) {
-			continue
-		}
-		at := x.Events[i].At
-		if events == 0 {
-			first = at
-			f.ITL = make([]float64, 0, len(x.Events)-i)
-		} else {
-			f.ITL = append(f.ITL, ms(at-last))
-		}
-		last = at
-		events++
-	}
-	if events == 0 {
-		return Figures{}, errNoEvent
-	}
-	f.TTFT, f.E2EL = Of(ms(first)), Of(ms(last))
-	switch n := s.OutputTokens; {
-	case n < 0:
-		f.TPOT = Absent("the server sent no usage")
-	case n < 2:
-		f.TPOT = Absent("fewer than 2 output tokens")
-	default:
-		f.TPOT = Of(ms(last-first) / float64(n-1))
-	}
-	return f, nil
+	return nil
 }
 
-// hasChoices tells a token event from the closing usage message and [DONE]. Only events without text need the look into
-// the JSON: a role chunk, an empty delta, reasoning, the end.
-func hasChoices(e *api.Event) bool {
-	if e.Text != "" {
-		return true
+// contents is what an event carried. Events that somebody made by hand, without Has, are looked into.
+func contents(e *api.Event) api.Content {
+	switch {
+	case e.Has != 0:
+		return e.Has
+	case e.Text != "":
+		return api.HasChoices | api.HasText
+	case len(e.Data) == 0:
+		return 0
+	case string(e.Data) == "[DONE]":
+		return api.IsDone
 	}
 	var m struct {
 		Choices []struct{} `json:"choices"`
 	}
-	return json.Unmarshal(e.Data, &m) == nil && len(m.Choices) > 0
+	if json.Unmarshal(e.Data, &m) == nil && len(m.Choices) > 0 {
+		return api.HasChoices
+	}
+	return 0
 }
 
-func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+// isSound tells an answer that is one sound (speech) from a stream of messages: events of sound and no choices.
+func isSound(events []api.Event) bool {
+	for i := range events {
+		if c := contents(&events[i]); c&api.HasChoices != 0 || c&api.HasAudio == 0 {
+			return false
+		}
+	}
+	return len(events) > 0
+}
