@@ -72,7 +72,7 @@ var dependencies = []struct{ module, rooms, why string }{
 	{"github.com/prometheus/common", "omnitest/internal/prom omnitest/refstack/ar", "reads and writes the exposition format"},
 	{"github.com/prometheus/client_model", "omnitest/internal/prom omnitest/refstack/ar", "the types of that parser"},
 	{"github.com/corona10/goimagehash", "omnitest/imagecheck", "perceptual hashes; pinned at v1.1.0, see imagecheck/hash.go"},
-	{"golang.org/x/sys", "omnitest/internal/stamped omnitest/load", "sleeping to the microsecond and binding to cores, on Linux"},
+	{"golang.org/x/sys", "omnitest/internal/stamped omnitest/load omnitest/canary", "sleeping to the microsecond and binding to cores, on Linux"},
 	{"golang.org/x/image", "omnitest/api omnitest/imagecheck omnitest/refstack/dit fixtures/fonts", "WebP, scaling, fonts"},
 	{"github.com/alecthomas/kong", "omnitest/cmd/omnitest", "command lines as structs, with help that cannot lag behind"},
 	{"github.com/google/go-cmp", "omnitest/handoff omnitest/imagecheck omnitest/report", "structural diffs in failure texts"},

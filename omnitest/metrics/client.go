@@ -4,12 +4,14 @@ package metrics
 // itself reports the server as slow. The room canary measures it, the room report shows it.
 type ClientError struct {
 	Dispatch Lateness `json:"dispatch"` // sent - due, of the requests of the run
-	Event    Lateness `json:"event"`    // read - written, of the canary's events: a loopback stream on the same code path
+	Event    Lateness `json:"event"`    // read - due, of the canary's events: a loopback stream on the same code path. An upper bound
+	Read     Lateness `json:"read"`     // read - written, of the same events: the lower bound, blind for a process that stood still
 
 	CPU       Value `json:"cpu"`        // cores that this process used, mean over the run
 	CPUShare  Value `json:"cpu_share"`  // CPU / GOMAXPROCS
 	Steal     Value `json:"steal"`      // share of the machine's CPU time that its host took
-	GCPause   Value `json:"gc_pause"`   // ms, p99 of stop-the-world pauses
+	GCs       Value `json:"gcs"`        // garbage collections
+	GCPause   Value `json:"gc_pause"`   // ms, p99 of their stop-the-world pauses
 	Sched     Value `json:"sched"`      // ms, p99 of the time that goroutines waited for a thread
 	Coalesced Value `json:"coalesced"`  // share of reads that brought two or more events of one stream
 	LittleGap Value `json:"little_gap"` // |mean in flight - throughput x mean latency| / mean in flight
