@@ -2,13 +2,15 @@ package report
 
 import (
 	"fmt"
+	"math"
+	"slices"
 
 	"github.com/omnitest/suite/omnitest/metrics"
 )
 
 // Metric is one figure of a row in the form of a benchmark line: testing.B.ReportMetric(m.Value, m.Unit).
 type Metric struct {
-	Unit   string // the name with its unit last, without spaces: "ttft-mean-ms"
+	Unit   string // the name with its unit last, without spaces: "p50-ttft-ns"
 	Value  float64
 	Better string // "lower" or "higher"
 }
@@ -16,32 +18,64 @@ type Metric struct {
 const (
 	lower  = "lower"
 	higher = "higher"
-	mb     = 1e6 // bytes, as benchstat reads MB
 )
 
-// benchUnits are all units of benchmark lines. benchstat knows no direction but those of ns/op and its like, hence
-// UnitLines.
-var benchUnits = []struct {
+// benchUnits are all units of benchmark lines. Times are in ns and memory in B: these two benchstat scales (it prints
+// p50-ttft-sec with m and µ), ms and GB it would print as they come. It knows no direction but those of ns/op and its like,
+// hence UnitLines.
+var benchUnits = slices.Concat(
+	benchTimes("ttft", func(r Row) metrics.Dist { return r.Summary.TTFT }),
+	benchTimes("tpot", func(r Row) metrics.Dist { return r.Summary.TPOT }),
+	benchTimes("itl", func(r Row) metrics.Dist { return r.Summary.ITL }),
+	benchTimes("e2el", func(r Row) metrics.Dist { return r.Summary.E2EL }),
+	benchTimes("e2el-from-schedule", func(r Row) metrics.Dist { return r.Summary.E2ELFromSchedule }),
+	[]benchUnit{
+		{"req/s", higher, func(r Row) metrics.Value { return r.Summary.RequestRate }},
+		{"tok/s", higher, func(r Row) metrics.Value { return r.Summary.OutputTokenRate }},
+		{"images/s", higher, func(r Row) metrics.Value { return r.Summary.ImageRate }},
+		{"goodput-req/s", higher, goodput},
+		{"err-frac", lower, func(r Row) metrics.Value {
+			if r.Summary.Requests == 0 {
+				return metrics.Absent("no request was made")
+			}
+			return metrics.Of(float64(r.Summary.Failed) / float64(r.Summary.Requests))
+		}},
+		{"gpu-mem-B", lower, func(r Row) metrics.Value { return r.GPUMemory }},
+		{"rss-B", lower, Row.memoryRSS},
+		{"cpu-cores", lower, Row.cpuCores},
+		{"client-late-p99-ns", lower, func(r Row) metrics.Value { return nanos(r.Client.Event.P99) }},
+		{"client-invalid", lower, func(r Row) metrics.Value { // 1: the other figures of the line are not the server's
+			switch r.client() {
+			case metrics.ClientInvalid:
+				return metrics.Of(1)
+			case metrics.ClientValid:
+				return metrics.Of(0)
+			}
+			return metrics.Absent(metrics.ClientUnknown)
+		}},
+	},
+)
+
+type benchUnit struct {
 	unit, better string
 	value        func(Row) metrics.Value
-}{
-	{"ttft-mean-ms", lower, func(r Row) metrics.Value { return r.Summary.TTFT.Mean }},
-	{"ttft-p50-ms", lower, func(r Row) metrics.Value { return r.Summary.TTFT.Median }},
-	{"ttft-p99-ms", lower, func(r Row) metrics.Value { return r.Summary.TTFT.P99 }},
-	{"tpot-mean-ms", lower, func(r Row) metrics.Value { return r.Summary.TPOT.Mean }},
-	{"tpot-p50-ms", lower, func(r Row) metrics.Value { return r.Summary.TPOT.Median }},
-	{"tpot-p99-ms", lower, func(r Row) metrics.Value { return r.Summary.TPOT.P99 }},
-	{"itl-mean-ms", lower, func(r Row) metrics.Value { return r.Summary.ITL.Mean }},
-	{"e2el-mean-ms", lower, func(r Row) metrics.Value { return r.Summary.E2EL.Mean }},
-	{"e2el-p50-ms", lower, func(r Row) metrics.Value { return r.Summary.E2EL.Median }},
-	{"e2el-p99-ms", lower, func(r Row) metrics.Value { return r.Summary.E2EL.P99 }},
-	{"req/s", higher, func(r Row) metrics.Value { return r.Summary.RequestRate }},
-	{"tok/s", higher, func(r Row) metrics.Value { return r.Summary.OutputTokenRate }},
-	{"images/s", higher, func(r Row) metrics.Value { return r.Summary.ImageRate }},
-	{"failed-req", lower, func(r Row) metrics.Value { return metrics.Of(float64(r.Summary.Failed)) }},
-	{"gpu-peak-MB", lower, func(r Row) metrics.Value { return r.GPUMemory.Per(mb) }},
-	{"rss-peak-MB", lower, func(r Row) metrics.Value { return r.memoryRSS().Per(mb) }},
-	{"cpu-s", lower, Row.cpuSeconds},
+}
+
+func benchTimes(name string, dist func(Row) metrics.Dist) []benchUnit {
+	return []benchUnit{
+		{"mean-" + name + "-ns", lower, func(r Row) metrics.Value { return nanos(dist(r).Mean) }},
+		{"p50-" + name + "-ns", lower, func(r Row) metrics.Value { return nanos(dist(r).Median) }},
+		{"p99-" + name + "-ns", lower, func(r Row) metrics.Value { return nanos(dist(r).P99) }},
+	}
+}
+
+// nanos is a figure of milliseconds in whole nanoseconds: that is the clock's own unit.
+func nanos(ms metrics.Value) metrics.Value {
+	v, ok := ms.Get()
+	if !ok {
+		return ms
+	}
+	return metrics.Of(math.Round(v * 1e6))
 }
 
 // Metrics are the measured figures of a row. What was not measured is left out: a benchmark line has no way to say so
@@ -56,7 +90,7 @@ func Metrics(r Row) []Metric {
 	return all
 }
 
-// UnitLines tell benchmark tools which direction is better, "Unit ttft-mean-ms better=lower". Print them once to standard
+// UnitLines tell benchmark tools which direction is better, "Unit p50-ttft-ns better=lower". Print them once to standard
 // output before the benchmarks run, on lines of their own.
 func UnitLines() []string {
 	lines := make([]string, len(benchUnits))

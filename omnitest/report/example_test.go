@@ -42,14 +42,15 @@ func Example() {
 	}
 	// Output:
 	// mean 120 ms, median 120, max 120 (n 8)
-	// 120 ttft-mean-ms
-	// 120 ttft-p50-ms
-	// 20 tpot-mean-ms
-	// 20 tpot-p50-ms
-	// 20 itl-mean-ms
-	// 160 e2el-mean-ms
-	// 160 e2el-p50-ms
+	// 1.2e+08 mean-ttft-ns
+	// 1.2e+08 p50-ttft-ns
+	// 2e+07 mean-tpot-ns
+	// 2e+07 p50-tpot-ns
+	// 2e+07 mean-itl-ns
+	// 2e+07 p50-itl-ns
+	// 1.6e+08 mean-e2el-ns
+	// 1.6e+08 p50-e2el-ns
 	// 2 req/s
 	// 6 tok/s
-	// 0 failed-req
+	// 0 err-frac
 }

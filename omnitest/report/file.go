@@ -11,9 +11,9 @@ import (
 )
 
 // Paths are the files that Write made.
-type Paths struct{ JSON, Table, CSV string }
+type Paths struct{ JSON, Table, CSV, HTML string }
 
-// Write makes the folder and in it result.json, table.md and table.csv. Each file is complete or absent, never half
+// Write makes the folder and in it result.json, table.md, table.csv and report.html. Each file is complete or absent, never half
 // written. A document that would mislead (no target, a simulated stage that is not said, requests unaccounted for) is
 // refused.
 func Write(dir string, r Result) (Paths, error) {
@@ -24,6 +24,7 @@ func Write(dir string, r Result) (Paths, error) {
 	if r.Environment == (Environment{}) {
 		r.Environment = Here()
 	}
+	r.Provenance = r.Provenance.filled()
 	if err := r.check(); err != nil {
 		return Paths{}, fmt.Errorf("report: result refused: %w", err)
 	}
@@ -34,11 +35,15 @@ func Write(dir string, r Result) (Paths, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return Paths{}, fmt.Errorf("report: %w", err)
 	}
-	p := Paths{filepath.Join(dir, "result.json"), filepath.Join(dir, "table.md"), filepath.Join(dir, "table.csv")}
+	page, err := HTML(r)
+	if err != nil {
+		return Paths{}, err
+	}
+	p := Paths{filepath.Join(dir, "result.json"), filepath.Join(dir, "table.md"), filepath.Join(dir, "table.csv"), filepath.Join(dir, "report.html")}
 	for _, f := range []struct {
 		path string
 		data []byte
-	}{{p.JSON, append(doc, '\n')}, {p.Table, []byte(Table(r))}, {p.CSV, []byte(CSV(r))}} {
+	}{{p.JSON, append(doc, '\n')}, {p.Table, []byte(Table(r))}, {p.CSV, []byte(CSV(r))}, {p.HTML, page}} {
 		if err := replace(f.path, f.data); err != nil {
 			return Paths{}, fmt.Errorf("report: %w", err)
 		}

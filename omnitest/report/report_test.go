@@ -61,6 +61,7 @@ func example() report.Result {
 				Hardware:  hw.Window{Stages: map[string]hw.Series{"dit": attached}, Total: hw.Series{Absent: "dit " + hw.AttachedByURL}},
 				GPUMemory: metrics.Absent("no NVML in this build"), Verdicts: []report.Verdict{{Name: "handoff", Verdict: "refuted", Reasons: []string{"bytes 0"}}}},
 			{Name: "conc=2", Mode: report.Online, Concurrency: 2, Requests: 8, Summary: summary(8, 0, 1), PeakInFlight: 2, MeanInFlight: 1.75,
+				Client:   metrics.ClientError{Verdict: metrics.ClientInvalid, Reasons: []string{"event lateness p99 4.1 ms, limit 1 ms (5 % of the median ITL)"}},
 				Hardware: window(1_500_000_000), Errors: []string{"2 of 10 calls not sent: context\ncanceled | <html>"}},
 		},
 	}
@@ -85,15 +86,16 @@ Definitions: profile vllm. Rates are over the whole duration, tokens/s counts ou
 
 ## online: reference stack (simulated)
 
-| concurrency | total requests | mean TTFT (s) | mean TPOT (s) | req/s |     tokens/s | GPU memory (GB) | memory RSS (GB) | mean E2EL (s) | images/s |
-| ----------: | -------------: | ------------: | ------------: | ----: | -----------: | --------------: | --------------: | ------------: | -------: |
-|           2 |              8 |  not measured |  not measured | 2.000 | not measured |    not measured |           1.500 |         3.000 |    2.000 |
+| concurrency | total requests | mean TTFT (s) | mean TPOT (s) | req/s |     tokens/s | GPU memory (GB) | memory RSS (GB) | mean E2EL (s) | images/s |         client |
+| ----------: | -------------: | ------------: | ------------: | ----: | -----------: | --------------: | --------------: | ------------: | -------: | -------------: |
+|           2 |              8 |  not measured |  not measured | 2.000 | not measured |    not measured |           1.500 |         3.000 |    2.000 | INVALID-CLIENT |
 
 Definitions: profile vllm. Rates are over the whole duration, tokens/s counts output tokens, 1 GB = 10^9 bytes.
 
 - mean TTFT (s) not measured in 1 row: the answer was not streamed
 - mean TPOT (s) not measured in 1 row: the answer was not streamed
 - tokens/s not measured in 1 row: the answers did not tell their output tokens
+- conc=2: INVALID-CLIENT, its figures say more about the client than about the server: event lateness p99 4.1 ms, limit 1 ms (5 % of the median ITL)
 - conc=2: 2 of 10 calls not sent: context canceled \| <html>
 `
 	assert.Empty(t, cmp.Diff(want, report.Table(example())))
@@ -120,11 +122,11 @@ func TestCSV(t *testing.T) {
 	lines, err := csv.NewReader(strings.NewReader(report.CSV(example()))).ReadAll()
 	require.NoError(t, err)
 	want := [][]string{
-		{"target", "simulated", "profile", "mode", "name", "requests", "failed", "prompt tokens", "output", "steps", "batch", "concurrency", "total requests",
-			"mean TTFT (s)", "mean TPOT (s)", "req/s", "tokens/s", "GPU memory (GB)", "memory RSS (GB)", "mean E2EL (s)", "images/s"},
-		{"reference stack", "true", "vllm", "offline", "batch=1/prompt=512", "1", "0", "512", "1376x768", "", "1", "", "", "0.2", "0.02", "0.25", "2.75", "71.25", "0.123456789", "0.4", ""},
-		{"reference stack", "true", "vllm", "offline", "batch=4/prompt=2560", "4", "1", "2560", "1376x768", "", "4", "", "", "0.2", "0.02", "0.75", "8.25", "", "", "0.4", ""},
-		{"reference stack", "true", "vllm", "online", "conc=2", "8", "0", "", "", "", "", "2", "8", "", "", "2", "", "", "1.5", "3", "2"},
+		{"target", "simulated", "profile", "mode", "name", "requests", "failed", "prompt tokens", "input", "output", "steps", "batch", "rate (req/s)", "concurrency", "total requests",
+			"mean TTFT (s)", "mean TPOT (s)", "req/s", "tokens/s", "GPU memory (GB)", "memory RSS (GB)", "mean E2EL (s)", "images/s", "goodput (req/s)", "client"},
+		{"reference stack", "true", "vllm", "offline", "batch=1/prompt=512", "1", "0", "512", "", "1376x768", "", "1", "", "", "", "0.2", "0.02", "0.25", "2.75", "71.25", "0.123456789", "0.4", "", "", ""},
+		{"reference stack", "true", "vllm", "offline", "batch=4/prompt=2560", "4", "1", "2560", "", "1376x768", "", "4", "", "", "", "0.2", "0.02", "0.75", "8.25", "", "", "0.4", "", "", ""},
+		{"reference stack", "true", "vllm", "online", "conc=2", "8", "0", "", "", "", "", "", "", "2", "8", "", "", "2", "", "", "1.5", "3", "2", "", "INVALID-CLIENT"},
 	}
 	assert.Empty(t, cmp.Diff(want, lines))
 }
@@ -137,6 +139,8 @@ func TestRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	want := example()
 	want.Schema = report.Schema
+	assert.Equal(t, "omnitest", back.Provenance.Tool)
+	want.Provenance = back.Provenance // filled in by Write
 	assert.Empty(t, cmp.Diff(want, back))
 
 	table, err := os.ReadFile(p.Table)
@@ -148,7 +152,7 @@ func TestRoundTrip(t *testing.T) {
 
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	assert.Len(t, left, 3, "no temporary files stay")
+	assert.Len(t, left, 4, "no temporary files stay")
 	doc, err := os.ReadFile(p.JSON)
 	require.NoError(t, err)
 	assert.Contains(t, string(doc), `"gpu_memory_bytes": "not measured: no NVML in this build"`)
@@ -234,7 +238,7 @@ func TestDocumentKeys(t *testing.T) {
 	require.NoError(t, err)
 	var keys map[string]any
 	require.NoError(t, json.Unmarshal(env, &keys))
-	assert.ElementsMatch(t, []string{"go", "os", "arch", "cpus", "gomaxprocs"}, slices.Collect(maps.Keys(keys)), "no host or user name")
+	assert.ElementsMatch(t, []string{"go", "os", "arch", "cpus", "gomaxprocs", "cpu", "kernel"}, slices.Collect(maps.Keys(keys)), "no host or user name")
 	for _, key := range []string{"profile", "wall_s", "requests", "ok", "failed", "ttft", "tpot", "itl", "e2el", "request_throughput", "output_throughput", "total_token_throughput"} {
 		assert.Contains(t, sum, key)
 	}

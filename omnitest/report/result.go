@@ -1,14 +1,14 @@
 // Package report keeps the result of a run as one versioned document, and makes everything else from it: the table, the
-// CSV, the units of benchmark lines.
+// CSV, the page with its charts, the units of benchmark lines, the JSON keys of `vllm bench serve`.
 //
-// The document (result.json) is the record. Tables are views: [Table] and [CSV] of a document that [Read] gives back are
-// the same as on the day it was written, so an old run can be shown under a newer table.
+// The document (result.json) is the record. All else are views: [Table], [CSV], [HTML] and [Charts] of a document that [Read]
+// gives back are the same as on the day it was written, so an old run can be shown under a newer table. [Import] makes such a
+// document from the result files of other tools.
 package report
 
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"strings"
 	"time"
 
@@ -30,6 +30,7 @@ type Result struct {
 	Rows        []Row       `json:"rows"`
 	Handoff     []Window    `json:"handoff,omitempty"`   // the handoff windows of the run
 	Environment Environment `json:"environment"`         // filled in by Write if zero
+	Provenance  Provenance  `json:"provenance,omitzero"` // what measured; the parts that Write knows are filled in
 	EventLog    string      `json:"event_log,omitempty"` // path of the raw samples (metrics.WriteLog), relative to the document; "": not kept
 }
 
@@ -44,6 +45,7 @@ type Stage struct {
 	Engine    string `json:"engine"` // "reference", "remote", "vllm"
 	Version   string `json:"version,omitempty"`
 	Model     string `json:"model,omitempty"`
+	DType     string `json:"dtype,omitempty"` // "bfloat16"
 	Simulated bool   `json:"simulated,omitempty"`
 }
 
@@ -53,6 +55,14 @@ type Plan struct {
 	Source  string  `json:"source,omitempty"` // where these were read
 	Warmup  int     `json:"warmup"`           // requests before each row, in no figure
 	LimitS  float64 `json:"limit_s,omitempty"`
+}
+
+// Load is how a row's requests were spread over time. The zero value is a closed loop: a request starts when a slot is free.
+type Load struct {
+	Arrivals   string  `json:"arrivals,omitempty"`     // "poisson", "constant", "gamma", ...; "": closed loop
+	Rate       float64 `json:"request_rate,omitempty"` // requests per second of the plan
+	Burstiness float64 `json:"burstiness,omitempty"`   // shape of the gamma gaps; 0: not a gamma process
+	Seed       int64   `json:"seed,omitempty"`
 }
 
 // Mode is how a row's requests were sent.
@@ -72,15 +82,24 @@ type Row struct {
 	Requests     int             `json:"requests"` // measured ones
 	PromptTokens int             `json:"prompt_tokens,omitempty"`
 	OutputTokens int             `json:"output_tokens,omitempty"` // asked for
+	InputSize    string          `json:"input_size,omitempty"`    // "1024x1024", of an edit's picture; "": none
 	OutputSize   string          `json:"output_size,omitempty"`   // "1376x768"; "": no picture
 	Steps        int             `json:"steps,omitempty"`         // denoising steps
+	Load         Load            `json:"load,omitzero"`
 	Summary      metrics.Summary `json:"summary"`
 	PeakInFlight int             `json:"peak_in_flight,omitempty"` // as measured (load.Result)
 	MeanInFlight float64         `json:"mean_in_flight,omitempty"`
-	Hardware     hw.Window       `json:"hardware"`
-	GPUMemory    metrics.Value   `json:"gpu_memory_bytes"` // peak over the GPUs of the stack; the zero Value: not measured
-	Verdicts     []Verdict       `json:"verdicts,omitempty"`
-	Errors       []string        `json:"errors,omitempty"` // of the run itself; failed requests are in Summary.Failures
+	ConnectS     metrics.Value   `json:"connect_s,omitzero"` // time to open the connections, before the clock of the row began
+
+	Client    metrics.ClientError `json:"client"` // what the measuring side did to these figures; the zero value: not measured
+	Hardware  hw.Window           `json:"hardware"`
+	GPUMemory metrics.Value       `json:"gpu_memory_bytes"`   // peak over the GPUs of the stack; the zero Value: not measured
+	Stages    []StageTime         `json:"stages,omitempty"`   // where the time of a request went, in the order of the flow
+	Curves    []Curve             `json:"curves,omitempty"`   // distribution functions of the latencies (Row.Detail)
+	Timeline  []Series            `json:"timeline,omitempty"` // the load (Row.Detail) and the hardware over the row's time
+	Theory    *Theory             `json:"theory,omitempty"`   // what the hardware allows; nil: not computed
+	Verdicts  []Verdict           `json:"verdicts,omitempty"`
+	Errors    []string            `json:"errors,omitempty"` // of the run itself; failed requests are in Summary.Failures
 }
 
 // Verdict is what was concluded from a row's evidence, such as that the KV cache was handed over.
@@ -88,20 +107,6 @@ type Verdict struct {
 	Name    string   `json:"name"`    // "handoff"
 	Verdict string   `json:"verdict"` // "proven", "refuted", "inconclusive"
 	Reasons []string `json:"reasons,omitempty"`
-}
-
-// Environment is the machine that the client ran on. It has no host or user name.
-type Environment struct {
-	Go       string `json:"go"`
-	OS       string `json:"os"`
-	Arch     string `json:"arch"`
-	CPUs     int    `json:"cpus"`
-	MaxProcs int    `json:"gomaxprocs"`
-}
-
-// Here is the environment of this process.
-func Here() Environment {
-	return Environment{runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), runtime.GOMAXPROCS(0)}
 }
 
 // memoryRSS is the peak resident memory over all stages, in bytes.
@@ -116,12 +121,15 @@ func (r Row) memoryRSS() metrics.Value {
 	return metrics.Of(float64(t.PeakRSS))
 }
 
-// cpuSeconds is the CPU time of all stages.
-func (r Row) cpuSeconds() metrics.Value {
+// cpuCores is how many cores all stages together used, mean over the window.
+func (r Row) cpuCores() metrics.Value {
 	if v := r.memoryRSS(); !v.OK() {
 		return v
 	}
-	return metrics.Of(r.Hardware.Total.CPUSeconds)
+	if r.Hardware.WallS <= 0 {
+		return metrics.Absent("the window's length is unknown")
+	}
+	return metrics.Of(r.Hardware.Total.CPUSeconds / r.Hardware.WallS)
 }
 
 // check refuses a document that would mislead its reader.
@@ -148,6 +156,11 @@ func (r Result) check() error {
 		}
 		if r.Plan.Profile != "" && row.Summary.Profile != r.Plan.Profile {
 			all = append(all, fmt.Errorf("row %d %q: profile %q in a result of profile %q", i, row.Name, row.Summary.Profile, r.Plan.Profile))
+		}
+	}
+	for i, row := range r.Rows {
+		for _, err := range row.checkDetail() {
+			all = append(all, fmt.Errorf("row %d %q: %w", i, row.Name, err))
 		}
 	}
 	for i, w := range r.Handoff {

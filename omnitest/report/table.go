@@ -23,9 +23,11 @@ const gb = 1e9 // bytes; the table says so, as engines log GiB
 
 var columns = []column{
 	{title: "prompt tokens", text: func(r Row) string { return count(r.PromptTokens) }, rare: true},
+	{title: "input", text: func(r Row) string { return r.InputSize }, rare: true},
 	{title: "output", text: func(r Row) string { return r.OutputSize }, rare: true},
 	{title: "steps", text: func(r Row) string { return count(r.Steps) }, rare: true},
 	{title: "batch", text: func(r Row) string { return count(r.Batch) }, rare: true},
+	{title: "rate (req/s)", text: func(r Row) string { return decimal(r.Load.Rate) }, rare: true},
 	{title: "concurrency", text: func(r Row) string { return count(r.Concurrency) }, rare: true},
 	{title: "total requests", text: func(r Row) string {
 		if r.Mode == Offline {
@@ -41,6 +43,15 @@ var columns = []column{
 	{title: "memory RSS (GB)", value: func(r Row) metrics.Value { return r.memoryRSS().Per(gb) }},
 	{title: "mean E2EL (s)", value: func(r Row) metrics.Value { return r.Summary.E2EL.Mean.Per(1e3) }},
 	{title: "images/s", value: func(r Row) metrics.Value { return r.Summary.ImageRate }, rare: true},
+	{title: "goodput (req/s)", value: goodput, rare: true},
+	{title: "client", text: func(r Row) string { return r.Client.Verdict }, rare: true},
+}
+
+func goodput(r Row) metrics.Value {
+	if r.Summary.Goodput == nil {
+		return metrics.Absent("no objectives")
+	}
+	return r.Summary.Goodput.Rate
 }
 
 // Table is the result as Markdown: one table per mode, each under a heading that names the target and says where the
@@ -161,6 +172,9 @@ func notes(rows []Row) []string {
 	proven := map[string]int{}
 	var order []string
 	for _, row := range rows {
+		if row.invalid() {
+			all = append(all, fmt.Sprintf("%s: %s, its figures say more about the client than about the server: %s", row.Name, metrics.ClientInvalid, strings.Join(row.Client.Reasons, "; ")))
+		}
 		if s := row.Summary; s.Failed > 0 {
 			all = append(all, fmt.Sprintf("%s: %d of %s failed and entered no figure: %s", row.Name, s.Failed, plural(s.Requests, "request"), strings.Join(s.Failures, "; ")))
 		}
@@ -220,6 +234,13 @@ func count(n int) string {
 		return ""
 	}
 	return strconv.Itoa(n)
+}
+
+func decimal(v float64) string {
+	if v == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(v, 'g', -1, 64)
 }
 
 func plural(n int, noun string) string {
