@@ -61,6 +61,9 @@ var caught = []struct {
 	{"dit.clipped-audio", "TestSpeech$", []string{"sound is clipped: share of samples at full scale"}},
 	{"dit.wrong-speech", "TestSpeech$", []string{"sound differs from golden: log-mel distance at"}},
 	{"dit.truncated-audio", "TestSpeech$", []string{"wrong duration: ", "sound differs from golden: it lasts"}},
+	{"dit.truncated-audio", "TestMixedAnswer", []string{"wrong duration: "}},
+	{"dit.mixed-order", "TestMixedAnswer", []string{"the answer holds image, text, audio; want text, image, audio, in this order"}},
+	{"proxy.truncate-speech", "TestSpeechThroughProxy/(whole|raw|chunks)", []string{"the proxy changed the sound: 16384 bytes at the entry, "}},
 	{"dit.stall", "TestSameSeedSamePixels", []string{"deadline", "dit no answer"}},
 }
 

@@ -219,6 +219,11 @@ func TestMixedAnswer(t *testing.T) {
 	if err != nil {
 		fail(t, s, id, err)
 	}
+	if echoes(s) && s.PIDs()[engine.Proxy] != 0 { // asked at our own proxy: the plan travelled all the way
+		r := record(t, s, id)
+		inOrder(t, r, "prefill", "decode", "dit")
+		sameTicket(t, r)
+	}
 	var kinds []string
 	for _, p := range answer.Choices[0].Parts {
 		kinds = append(kinds, p.Kind)

@@ -34,7 +34,7 @@ type Record struct {
 
 // Hop is one upstream request made on behalf of a client request.
 type Hop struct {
-	Stage       string          `json:"stage"` // "prefill", "decode", "dit"
+	Stage       string          `json:"stage"` // "prefill", "decode", "dit"; "speech" of /v1/audio/speech
 	URL         string          `json:"url"`
 	RequestID   string          `json:"request_id"`            // X-Request-Id sent on this leg
 	ResponseID  string          `json:"response_id,omitempty"` // id in the response body, if any

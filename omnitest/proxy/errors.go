@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// StageHeader names, on an answer with an error, the stage that failed: "prefill", "decode" or "dit".
+// StageHeader names, on an answer with an error, the stage that failed: "prefill", "decode", "dit" or "speech".
 // FallbackHeader is on an answer that decode gave without a ticket: "prefill: <cause>".
 const (
 	StageHeader    = "X-Omnitest-Stage"

@@ -12,7 +12,7 @@ import (
 
 // stages are the configured ones.
 func (p *Proxy) stages() map[string]string {
-	all := map[string]string{"prefill": p.c.Prefill, "decode": p.c.Decode, "dit": p.c.DiT}
+	all := map[string]string{"prefill": p.c.Prefill, "decode": p.c.Decode, "dit": p.c.DiT, "speech": p.c.Speech}
 	for name, base := range all {
 		if base == "" {
 			delete(all, name)

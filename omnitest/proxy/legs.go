@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,7 +19,7 @@ import (
 
 // leg is one upstream request to be made.
 type leg struct {
-	stage string // "prefill", "decode", "dit"
+	stage string // "prefill", "decode", "dit", "speech"
 	path  string
 	kind  string // Content-Type
 	body  pieces
@@ -89,6 +90,8 @@ func (c *call) stage(name string) (base string, limit time.Duration) {
 		return c.p.c.Prefill, c.p.c.PrefillLimit
 	case "decode":
 		return c.p.c.Decode, c.p.c.DecodeLimit
+	case "speech":
+		return cmp.Or(c.p.c.Speech, c.p.c.DiT), c.p.c.DiTLimit
 	default:
 		return c.p.c.DiT, c.p.c.DiTLimit
 	}
@@ -177,6 +180,7 @@ func (rep *reply) relay() *failure {
 	c := rep.c
 	defer rep.close()
 	seen := newObserver(rep.Response)
+	seen.speech = rep.leg.stage == "speech"
 	copyHeader(c.w.Header(), rep.Header)
 	c.w.Header().Set("X-Request-Id", c.id)
 	if rep.StatusCode >= 400 {

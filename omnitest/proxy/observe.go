@@ -16,10 +16,14 @@ type observer struct {
 	bad    string // first error object seen in a 200
 
 	events bool // text/event-stream
+	speech bool // of OpenAI's speech.audio events, which end with speechDone and have no [DONE]
 	done   bool // data: [DONE] went by
 	line   []byte
 	whole  bool // line holds all of a body that is not a stream
 }
+
+// speechDone is the type of the last event of a streamed speech.
+const speechDone = "speech.audio.done"
 
 const (
 	eventKept = 8 << 10  // of one line of a stream: ids and error objects stand at the front
@@ -61,13 +65,14 @@ func (o *observer) event(line []byte) {
 		return
 	}
 	data = bytes.TrimSpace(data)
-	if string(data) == "[DONE]" {
+	if string(data) == "[DONE]" && !o.speech {
 		o.done = true
 		return
 	}
 	if o.id == "" {
 		o.id = stringAfter(data, `"id":`)
 	}
+	o.done = o.done || o.speech && stringAfter(data, `"type":`) == speechDone
 	// Looking closely at every event would cost more than passing it on; these two words stand in hardly any good one.
 	if o.bad == "" && (bytes.Contains(data[:min(len(data), 32)], []byte(`"error"`)) || bytes.Contains(data, []byte(`"finish_reason":"error"`))) {
 		var a stageAnswer
@@ -87,6 +92,9 @@ func (o *observer) end(status int) string {
 			o.event(o.line)
 		}
 		if o.bad == "" && !o.done {
+			if o.speech {
+				return "stream ended without " + speechDone
+			}
 			return "stream ended without [DONE]"
 		}
 		return o.bad

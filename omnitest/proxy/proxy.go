@@ -30,13 +30,14 @@ type Config struct {
 	Prefill       string        `json:",omitempty"` // base URL, without /v1
 	Decode        string        `json:",omitempty"`
 	DiT           string        `json:",omitempty"`
+	Speech        string        `json:",omitempty"` // who answers /v1/audio/speech; "": the DiT
 	Model         string        `json:",omitempty"` // AR model name put into AR legs made for pictures; "": asked from decode's /v1/models
 	DiTModel      string        `json:",omitempty"` // model name sent to the DiT; "": left out
 	PlanTokens    int           `json:",omitempty"` // max_tokens of the AR leg of a picture; 0: 4096; never more than decode's max_model_len
 	AllowFallback bool          `json:",omitempty"` // decode may run without a ticket; the answer then says so (X-Omnitest-Fallback)
 	PrefillLimit  time.Duration `json:",omitempty"` // deadline of a prefill leg; 0: 60 s
 	DecodeLimit   time.Duration `json:",omitempty"` // 0: 300 s
-	DiTLimit      time.Duration `json:",omitempty"` // 0: 600 s
+	DiTLimit      time.Duration `json:",omitempty"` // 0: 600 s; of a speech too
 	LedgerFile    string        `json:",omitempty"` // finished records are appended as JSON lines; "": memory only
 	Faults        Faults
 }
@@ -70,7 +71,7 @@ func New(c Config) (*Proxy, error) {
 	for _, stage := range []struct {
 		name string
 		base *string
-	}{{"Prefill", &c.Prefill}, {"Decode", &c.Decode}, {"DiT", &c.DiT}} {
+	}{{"Prefill", &c.Prefill}, {"Decode", &c.Decode}, {"DiT", &c.DiT}, {"Speech", &c.Speech}} {
 		if err := checkBase(stage.base); err != nil {
 			return nil, fmt.Errorf("proxy: %s %w", stage.name, err)
 		}
@@ -80,7 +81,7 @@ func New(c Config) (*Proxy, error) {
 		return nil, errors.New("proxy: Prefill is set and Decode is not: nobody would use the tickets; set both or neither")
 	case c.Prefill == "" && c.Decode != "":
 		return nil, errors.New("proxy: Decode is set and Prefill is not: nobody would make tickets; set both or neither")
-	case c.Prefill == "" && c.DiT == "":
+	case c.Prefill == "" && c.DiT == "" && c.Speech == "":
 		return nil, errors.New("proxy: no stage at all: set Prefill and Decode, or DiT, or all three")
 	}
 	for _, d := range []struct {
@@ -143,8 +144,8 @@ func newTransport() *http.Transport {
 	}
 }
 
-// ServeHTTP routes /v1/completions, /v1/chat/completions, /v1/images/generations, /v1/images/edits, /v1/models, /health,
-// /metrics and flow.Path. Anything else is 404 {"detail":"Not Found"}, a known path with another method 405, as vLLM.
+// ServeHTTP routes /v1/completions, /v1/chat/completions, /v1/images/generations, /v1/images/edits, /v1/audio/speech,
+// /v1/models, /health, /metrics and flow.Path. Anything else is 404 {"detail":"Not Found"}, a known path with another method 405, as vLLM.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	method, serve := http.MethodGet, http.HandlerFunc(nil)
 	switch r.URL.Path {
@@ -156,6 +157,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		method, serve = http.MethodPost, p.recorded((*call).generations)
 	case "/v1/images/edits":
 		method, serve = http.MethodPost, p.recorded((*call).edits)
+	case "/v1/audio/speech":
+		method, serve = http.MethodPost, p.recorded((*call).speech)
 	case "/v1/models":
 		serve = p.models
 	case "/health":

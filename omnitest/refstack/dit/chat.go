@@ -82,6 +82,7 @@ func (s *Server) chat(w http.ResponseWriter, r *http.Request) *failure {
 	if bad != nil {
 		return bad
 	}
+	mixed.late = s.cfg.Faults.MixedOrder
 	return sendChat(w, s.cfg.Model, b, mixed, len(strings.Fields(prompt)))
 }
 
@@ -144,9 +145,13 @@ func sendChat(w http.ResponseWriter, model string, b *batch, mixed mixture, word
 	out = append(out, `,"model":`...)
 	out = append(out, name...)
 	out = append(out, `,"choices":[{"index":0,"message":{"role":"assistant","content":[`...)
-	out = append(out, mixed.text...)
+	text := mixed.text
+	if mixed.late {
+		text = nil
+	}
+	out = append(out, text...)
 	for i, r := range b.results {
-		if i > 0 || len(mixed.text) > 0 {
+		if i > 0 || len(text) > 0 {
 			out = append(out, ',')
 		}
 		f := appender{(*file)[:0]}
@@ -158,6 +163,9 @@ func sendChat(w http.ResponseWriter, model string, b *batch, mixed mixture, word
 		out = appendBase64(out, *file)
 		out = append(out, `"},`...)
 		out = append(out, stages[1:]...)
+	}
+	if mixed.late && len(mixed.text) > 0 {
+		out = append(append(out, ','), mixed.text...)
 	}
 	out = append(out, `],"refusal":null,"annotations":null,"audio":`...)
 	out = append(out, mixed.audio()...)

@@ -25,6 +25,7 @@ type Faults struct {
 	ClippedAudio      bool `json:",omitempty" stage:"dit" fault:"clipped-audio" doc:"a speech is overdriven twelvefold and cut at full scale"`
 	WrongSpeech       bool `json:",omitempty" stage:"dit" fault:"wrong-speech" doc:"one letter of the text is spoken as another, with the same length"`
 	TruncatedAudio    bool `json:",omitempty" stage:"dit" fault:"truncated-audio" doc:"a speech ends after two thirds; its header agrees"`
+	MixedOrder        bool `json:",omitempty" stage:"dit" fault:"mixed-order" doc:"the text of a mixed chat answer comes after its picture"`
 	Stall             bool `json:",omitempty" stage:"dit" fault:"stall" doc:"accepts the request and never answers"`
 }
 

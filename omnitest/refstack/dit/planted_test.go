@@ -2,12 +2,17 @@ package dit
 
 import (
 	"bytes"
+	"encoding/json"
 	"image"
 	"image/draw"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestFaultExtraText(t *testing.T) {
@@ -102,4 +107,25 @@ func TestFaultFirstInputOnly(t *testing.T) {
 	r := render(t, Config{Faults: Faults{FirstInputOnly: true}}, j)
 	j.Inputs = slices.Clone(j.Inputs[:1])
 	assert.Equal(t, render(t, Config{}, j).Image.Pix, r.Image.Pix)
+}
+
+func TestFaultMixedOrder(t *testing.T) {
+	parts := func(c Config) (kinds []string) {
+		r := httptest.NewRequest(http.MethodPost, "/v1/chat/completions", strings.NewReader(
+			`{"messages":[{"role":"user","content":"snow"}],"modalities":["text","image","audio"],"size":"16x16","num_inference_steps":1}`))
+		w := httptest.NewRecorder()
+		server(t, c).Handler().ServeHTTP(w, r)
+		var a struct {
+			Choices []struct {
+				Message struct{ Content []struct{ Type string } }
+			}
+		}
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a), w.Body.String())
+		for _, p := range a.Choices[0].Message.Content {
+			kinds = append(kinds, p.Type)
+		}
+		return kinds
+	}
+	assert.Equal(t, []string{"text", "image_url"}, parts(Config{}))
+	assert.Equal(t, []string{"image_url", "text"}, parts(Config{Faults: Faults{MixedOrder: true}}))
 }

@@ -13,6 +13,7 @@ import (
 type mixture struct {
 	text  []byte // a part of its content, JSON; nil: none
 	sound []byte // message.audio, JSON; nil: none
+	late  bool   // the text comes last (Faults.MixedOrder)
 }
 
 // audio is the value of message.audio.
