@@ -47,12 +47,20 @@ type Figures struct {
 
 // measure is Measure, the way the tool has it where the profile is literal.
 func (p *Profile) measure(s *Sample) (Figures, error) {
-	if p.Literal && s.Err != nil && toolTakes(s.Err) {
-		taken := *s
-		taken.Err = nil
-		s = &taken
+	taken := p.Literal && s.Err != nil && toolTakes(s.Err)
+	if taken {
+		trusted := *s
+		trusted.Err = nil
+		// An event that the end of the stream cut off is no message to the tools, which take only whole JSON.
+		if all := trusted.Exchange.Events; len(all) > 0 && all[len(all)-1].Has == 0 && api.KindOf(s.Err) == api.Truncated {
+			trusted.Exchange.Events = all[:len(all)-1]
+		}
+		s = &trusted
 	}
 	f, err := p.Measure(s)
+	if taken && len(s.Exchange.Events) == 0 {
+		f, err = Figures{}, errNoEvent // a stream of nothing, not an answer in one piece
+	}
 	if p.Literal && p.literal != nil {
 		f, err = p.literal(s, f, err)
 	}

@@ -159,7 +159,7 @@ func (s *Sample) imageTime() Value {
 // literalOmni: what was not measured is 0 and stands in the means, and HTTP 200 is a success whatever came.
 func literalOmni(s *Sample, f Figures, err error) (Figures, error) {
 	if err == errNoEvent {
-		f, err = Figures{E2EL: Of(0), noTokens: true}, nil
+		f, err = Figures{E2EL: Of(0), InputTokens: s.prompt(), noTokens: true}, nil
 	}
 	if err != nil {
 		return f, err

@@ -36,6 +36,8 @@ var VLLM = Profile{
 	literal:        literalVLLM,
 }
 
+const usageOnChoices = "usage came only on a chunk with choices, where vLLM passes it over"
+
 func measureVLLM(s *Sample) (Figures, error) {
 	if err := s.refused(); err != nil {
 		return Figures{}, err
@@ -51,14 +53,14 @@ func measureVLLM(s *Sample) (Figures, error) {
 
 	f := Figures{InputTokens: s.prompt()}
 	var first, last time.Duration
-	events, usage, counted := 0, -1, false
+	events, usage, counted, closing := 0, -1, false, false
 	for i := range x.Events {
 		e := &x.Events[i]
 		c := contents(e)
 		counted = counted || c&api.HasUsage != 0
 		if c&api.HasChoices == 0 {
 			if c&api.HasUsage != 0 && e.Usage >= 0 {
-				usage = e.Usage
+				usage, closing = e.Usage, true
 			}
 			continue
 		}
@@ -75,6 +77,12 @@ func measureVLLM(s *Sample) (Figures, error) {
 		return Figures{}, errNoEvent
 	}
 	f.TTFT, f.E2EL = Of(ms(first)), Of(ms(last))
+	if counted && !closing {
+		f.InputTokens = Absent(usageOnChoices)
+		if s.PromptTokens > 0 {
+			f.InputTokens = Of(float64(s.PromptTokens))
+		}
+	}
 	switch {
 	case usage > 0:
 		f.OutputTokens = Of(float64(usage))
@@ -85,7 +93,7 @@ func measureVLLM(s *Sample) (Figures, error) {
 	case usage == 0 || !counted && s.OutputTokens == 0:
 		f.OutputTokens = Of(0)
 	case counted:
-		f.OutputTokens = Absent("usage came only on a chunk with choices, where vLLM passes it over")
+		f.OutputTokens = Absent(usageOnChoices)
 	default:
 		f.OutputTokens = Absent("the server sent no usage")
 	}

@@ -45,6 +45,15 @@ func FromText(t *api.Text, err error) Sample {
 	}
 	s.count(t.Images)
 	s.stages(t.Metrics)
+	for i := range t.Choices {
+		for _, part := range t.Choices[i].Parts {
+			if part.Kind == "audio" {
+				sound := waveSeconds(part.Audio)
+				s.Sound.Seconds += sound.Seconds
+				s.Sound.Rate = max(s.Sound.Rate, sound.Rate)
+			}
+		}
+	}
 	return s
 }
 

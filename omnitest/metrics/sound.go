@@ -79,6 +79,35 @@ func waveForm(raw []byte) (header int, bytesPerSecond float64) {
 	return 0, 0
 }
 
+// waveSeconds is the length of the sound in WAVE files that follow each other, as a chat answer streams them. Files of another
+// form than the first are left out, as vLLM-Omni's client leaves them out.
+func waveSeconds(raw []byte) Sound {
+	var s Sound
+	bytes := 0
+	for len(raw) >= 12 {
+		header, rate := waveForm(raw)
+		if header == 0 || rate == 0 {
+			break
+		}
+		size := int64(binary.LittleEndian.Uint32(raw[header-4:]))
+		end := len(raw)
+		if next := int64(header) + size + size%2; next < int64(end) {
+			end = int(next)
+		}
+		if s.Rate == 0 {
+			s.Rate = rate
+		}
+		if rate == s.Rate {
+			bytes += min(end-header, int(size))
+		}
+		raw = raw[end:]
+	}
+	if s.Rate > 0 {
+		s.Seconds = float64(bytes) / s.Rate
+	}
+	return s
+}
+
 // rtf is the real-time factor: time until the sound was there over the time that it lasts. Below 1 it comes faster than it
 // is played.
 func (s Sound) rtf(at time.Duration) Value {
