@@ -25,6 +25,7 @@ type stream struct {
 
 	chat, streamed        bool
 	withUsage, continuous bool
+	closes                bool // the client asked for the connection's end
 	fault                 Fault
 	created               int64
 	n, bytes              int
@@ -45,7 +46,7 @@ func newStream(c *conn, req *http.Request, a ask, n int, fault Fault, arrived in
 	model, _ := json.Marshal(s.model(a.Model))
 	st := &stream{conn: c, pacer: s.pacers[number%uint64(len(s.pacers))], id: fmt.Sprintf("cmpl-%016x", number), object: "text_completion",
 		model: model, chat: req.URL.Path == "/v1/chat/completions", streamed: a.Stream, withUsage: a.StreamOptions.Usage,
-		continuous: a.StreamOptions.Continuous, fault: fault, created: time.Now().Unix(), n: n, bytes: s.opts.EventBytes, done: make(chan struct{})}
+		continuous: a.StreamOptions.Continuous, closes: req.Close, fault: fault, created: time.Now().Unix(), n: n, bytes: s.opts.EventBytes, done: make(chan struct{})}
 	if st.chat {
 		st.id, st.object = "chat"+st.id, "chat.completion"
 		if a.Stream {
@@ -312,6 +313,9 @@ func (p *pacer) finish(st *stream, state State) {
 		st.req.Ended = Now()
 	}
 	p.srv.ledger.end(st.req, state)
+	if st.closes {
+		st.conn.raw.Close()
+	}
 	close(st.done)
 }
 
