@@ -39,7 +39,8 @@ var arrows = map[string]string{
 	"omnitest/wiretap":          "flow",
 	"omnitest/netfault":         "internal/ports",
 	"omnitest/imagecheck":       "api",
-	"omnitest/load":             "",
+	"omnitest/load":             "stats",
+	"omnitest/stats":            "",
 	"omnitest/workload":         "api",
 	"omnitest/eventlog":         "api metrics",
 	"omnitest/canary":           "api metrics load internal/stamped",
@@ -74,6 +75,7 @@ var dependencies = []struct{ module, rooms, why string }{
 	{"github.com/corona10/goimagehash", "omnitest/imagecheck", "perceptual hashes; pinned at v1.1.0, see imagecheck/hash.go"},
 	{"golang.org/x/sys", "omnitest/internal/stamped omnitest/load omnitest/canary", "sleeping to the microsecond and binding to cores, on Linux"},
 	{"golang.org/x/image", "omnitest/api omnitest/imagecheck omnitest/refstack/dit fixtures/fonts", "WebP, scaling, fonts"},
+	{"gonum.org/v1/gonum", "omnitest/load", "incomplete gamma and beta functions, for the test of the sent times"},
 	{"github.com/alecthomas/kong", "omnitest/cmd/omnitest", "command lines as structs, with help that cannot lag behind"},
 	{"github.com/google/go-cmp", "omnitest/handoff omnitest/imagecheck omnitest/report", "structural diffs in failure texts"},
 }
