@@ -51,8 +51,17 @@ var transport = &http.Client{
 		// connection fails and may not be repeated, so it must be dropped before the server does it.
 		IdleConnTimeout: 3 * time.Second,
 		ReadBufferSize:  16 << 10,
+		// One stream per connection, as the clients of vLLM and vLLM-Omni have it. HTTP/2 would put all streams of a run on one
+		// connection, where a large answer holds up all others.
+		Protocols: http1(),
 	},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+func http1() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	return p
 }
 
 func (c *Client) http() *http.Client {
