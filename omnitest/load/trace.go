@@ -136,7 +136,7 @@ func (f TraceFormat) header(line string) (column int, is bool, _ error) {
 	if line[0] == '{' {
 		return -1, false, nil
 	}
-	names, err := csv.NewReader(strings.NewReader(line)).Read()
+	names, err := record(line)
 	if err != nil {
 		return -1, false, err
 	}
@@ -167,7 +167,7 @@ func (f TraceFormat) field(line string, column int) (string, error) {
 	case column < 0:
 		return line, nil
 	}
-	fields, err := csv.NewReader(strings.NewReader(line)).Read()
+	fields, err := record(line)
 	if err != nil {
 		return "", err
 	}
@@ -175,6 +175,15 @@ func (f TraceFormat) field(line string, column int) (string, error) {
 		return "", fmt.Errorf("%d columns, the header has %q as number %d", len(fields), f.Column, column+1)
 	}
 	return strings.TrimSpace(fields[column]), nil
+}
+
+// record reads a line of CSV. Its errors leave out the reader's own count of lines.
+func record(line string) ([]string, error) {
+	fields, err := csv.NewReader(strings.NewReader(line)).Read()
+	if e, ok := err.(*csv.ParseError); ok {
+		err = e.Err
+	}
+	return fields, err
 }
 
 func parseDate(text string) (time.Time, bool) {
