@@ -146,20 +146,42 @@ func TestPercentilesThatNCannotSupportAreRefused(t *testing.T) {
 		{90, metrics.MinP90, func(d metrics.Dist) metrics.Value { return d.P90 }},
 		{95, metrics.MinP95, func(d metrics.Dist) metrics.Value { return d.P95 }},
 		{99, metrics.MinP99, func(d metrics.Dist) metrics.Value { return d.P99 }},
+		{99.9, metrics.MinP999, func(d metrics.Dist) metrics.Value { return d.P999 }},
 	} {
 		// the threshold is its formula, not a number somebody liked: smallest n with p^n <= 0.025
 		assert.LessOrEqual(t, math.Pow(c.p/100, float64(c.need)), 0.025)
 		assert.Greater(t, math.Pow(c.p/100, float64(c.need-1)), 0.025)
 
-		values := make([]float64, 1000) // many gaps of few requests support nothing either
+		assert.Equal(t, c.need, metrics.MinRequests(c.p))
+		values := make([]float64, 5000) // many gaps of few requests support nothing either
 		few := c.pick(metrics.Describe(values, c.need-1, "ms", ""))
 		assert.False(t, few.OK())
-		assert.Equal(t, fmt.Sprintf("%d requests, p%.0f needs %d; see max", c.need-1, c.p, c.need), few.Reason())
+		assert.Equal(t, fmt.Sprintf("%d requests, p%v needs %d; see max", c.need-1, c.p, c.need), few.Reason())
 		assert.True(t, c.pick(metrics.Describe(values, c.need, "ms", "")).OK())
 	}
 	assert.Equal(t, "mean 2 ms, median 2, max 3 (n 3)", metrics.Describe([]float64{3, 1, 2}, 3, "ms", "").String())
 	assert.Equal(t, "mean 2 ms, median 2, p95 2, max 2 (n 80)", metrics.Describe(slices.Repeat([]float64{2}, 80), 80, "ms", "").String())
 	assert.Equal(t, "not measured: nobody asked", metrics.Describe(nil, 0, "ms", "nobody asked").String())
+}
+
+func TestAskedPercentiles(t *testing.T) {
+	asked, err := metrics.ParsePercentiles("25, 50,99.9,50")
+	require.NoError(t, err)
+	require.Equal(t, []float64{25, 50, 99.9}, asked)
+	var samples []metrics.Sample
+	for i := range 20 {
+		samples = append(samples, stream(1, 2, 10*i, 10*i+5))
+	}
+	sum := metrics.Options{Percentiles: asked}.Summarize(metrics.VLLM, samples, time.Second)
+	assert.Equal(t, []metrics.AtPercentile{{25, metrics.Of(47.5)}, {50, metrics.Of(95)}, {99.9, metrics.Absent("20 requests, p99.9 needs 3688; see max")}}, sum.TTFT.Asked)
+	assert.Equal(t, 13, metrics.MinRequests(25))
+	assert.Equal(t, "12 requests, p25 needs 13; see max", metrics.Options{Percentiles: asked}.Summarize(metrics.VLLM, samples[:12], time.Second).TTFT.Asked[0].Value.Reason())
+	assert.Equal(t, "no request was made", metrics.Options{Percentiles: asked}.Summarize(metrics.VLLM, nil, time.Second).TTFT.Asked[1].Value.Reason())
+
+	for text, bad := range map[string]string{"50,p99": "p99", "": "", "100": "100", "0": "0", "NaN": "NaN", "50,": ""} {
+		_, err := metrics.ParsePercentiles(text)
+		assert.EqualError(t, err, fmt.Sprintf("metric percentiles %q: %q: want numbers above 0 and below 100, like 50,95,99.9", text, bad))
+	}
 }
 
 // numpy 2: np.percentile([1,2,3,4], q)

@@ -25,6 +25,8 @@ type bench struct {
 	TTFTs      []float64   `json:"ttfts"`     // s
 	ITLs       [][]float64 `json:"itls"`      // s
 	Latencies  []float64   `json:"latencies"` // s
+	StartTimes []float64   `json:"start_times"`
+	QueueTimes []float64   `json:"queue_times"`
 	figures    map[string]float64
 }
 

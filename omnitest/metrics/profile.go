@@ -52,7 +52,7 @@ func (p *Profile) measure(s *Sample) (Figures, error) {
 		trusted := *s
 		trusted.Err = nil
 		// An event that the end of the stream cut off is no message to the tools, which take only whole JSON.
-		if all := trusted.Exchange.Events; len(all) > 0 && all[len(all)-1].Has == 0 && api.KindOf(s.Err) == api.Truncated {
+		if all := trusted.Exchange.Events; len(all) > 0 && contents(&all[len(all)-1]) == 0 && api.KindOf(s.Err) == api.Truncated {
 			trusted.Exchange.Events = all[:len(all)-1]
 		}
 		s = &trusted
