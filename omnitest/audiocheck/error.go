@@ -1,12 +1,12 @@
 package audiocheck
 
 import (
-	"encoding/json"
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/omnitest/suite/omnitest/measure"
 )
 
 // Check judges one sound. nil means good; else the error is an [*Error].
@@ -96,85 +96,16 @@ func (k Key) Differs(golden Key) []string {
 }
 
 // Metric is one measured value with its bound.
-type Metric struct {
-	Name      string  // "logmel-worst"
-	Value     float64 // NaN: not measured, which never passes
-	Bound     float64
-	Direction string // "<=", ">=": what the value must be to the bound; "" for a metric that is only reported
-	Note      string // "" or a unit
-}
+type Metric = measure.Metric
 
-// OK is true when the value keeps its bound or has none.
-func (m Metric) OK() bool {
-	switch m.Direction {
-	case "<=":
-		return m.Value <= m.Bound // false for NaN
-	case ">=":
-		return m.Value >= m.Bound
-	}
-	return true
-}
-
-// String gives "rms -61.2, want >= -50 (dBFS)".
-func (m Metric) String() string {
-	s := m.Name + " " + number(m.Value)
-	if m.Direction != "" {
-		s += ", want " + m.Direction + " " + number(m.Bound)
-	}
-	if m.Note != "" {
-		s += " (" + m.Note + ")"
-	}
-	return s
-}
-
-// MarshalJSON writes values that JSON has no number for as strings.
-func (m Metric) MarshalJSON() ([]byte, error) {
-	val := func(v float64) any {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return number(v)
-		}
-		return v
-	}
-	out := struct {
-		Name      string `json:"name"`
-		Value     any    `json:"value"`
-		Bound     any    `json:"bound,omitempty"`
-		Direction string `json:"direction,omitempty"`
-		Note      string `json:"note,omitempty"`
-		OK        bool   `json:"ok"`
-	}{Name: m.Name, Value: val(m.Value), Direction: m.Direction, Note: m.Note, OK: m.OK()}
-	if m.Direction != "" {
-		out.Bound = val(m.Bound)
-	}
-	return json.Marshal(out)
-}
-
-// number prints a value with as many digits as a reader can use.
-func number(v float64) string {
-	switch {
-	case math.IsNaN(v):
-		return "not measured"
-	case math.IsInf(v, 1):
-		return "inf"
-	case math.IsInf(v, -1):
-		return "-inf"
-	case v == math.Trunc(v) && math.Abs(v) < 1e9:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	}
-	return strconv.FormatFloat(v, 'g', 3, 64)
-}
+// number prints a value as metrics do.
+func number(v float64) string { return measure.Number(v) }
 
 // seconds prints a time as reports write it: "1.84 s".
 func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 2, 64) + " s" }
 
-// Files are the paths of the evidence of one failure; "" where there is none.
-type Files struct {
-	Dir    string // the folder that holds them, with metrics.json
-	Got    string // actual.wav, or raw.bin where reading failed
-	Golden string // the approved sound, or expected.wav
-	Diff   string // side-by-side.png: two spectrograms and their distance
-	Replay string // repro.sh
-}
+// Files are the paths of the evidence of one failure.
+type Files = measure.Files
 
 // Error is a failed check: a small report. Its text is for people; the fields are for programs.
 type Error struct {
@@ -201,20 +132,17 @@ func (e *Error) Error() string {
 		}
 	}
 	for _, m := range e.Metrics {
-		if !m.OK() {
+		switch {
+		case !m.OK():
 			line("metric", m.String())
+		case m.Warned():
+			line("warn", m.String())
 		}
 	}
 	line("case", e.Case.line())
 	line("key", e.Case.Key.String())
 	line("bounds", e.Bounds)
-	var files []string
-	for _, f := range [][2]string{{"got", e.Files.Got}, {"golden", e.Files.Golden}, {"diff", e.Files.Diff}, {"replay", e.Files.Replay}} {
-		if f[1] != "" {
-			files = append(files, f[0]+" "+f[1])
-		}
-	}
-	line("files", strings.Join(files, "   "))
+	line("files", e.Files.Line("golden"))
 	if e.Err != nil {
 		line("cause", e.Err.Error())
 	}

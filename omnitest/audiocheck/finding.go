@@ -1,6 +1,11 @@
 package audiocheck
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+
+	"github.com/omnitest/suite/omnitest/measure"
+)
 
 // finding collects what one check measures on one sound and turns it into nil or an *Error.
 type finding struct {
@@ -19,7 +24,7 @@ type finding struct {
 }
 
 // check makes a Check of a function that fills a finding.
-func check(name, prefix string, measure func(s Sound, f *finding)) Check {
+func check(name, prefix string, judge func(s Sound, f *finding)) Check {
 	return func(s Sound) error {
 		f := &finding{check: name, prefix: prefix}
 		f.bounds, f.source = s.Case.bounds()
@@ -29,7 +34,12 @@ func check(name, prefix string, measure func(s Sound, f *finding)) Check {
 		case len(s.Samples) == 0:
 			f.fail("it has no samples")
 		default:
-			measure(s, f)
+			judge(s, f)
+		}
+		for i := range f.metrics {
+			if f.metrics[i].Direction != "" && f.metrics[i].Key == "" {
+				f.metrics[i].Key = cmp.Or(f.source, measure.Default)
+			}
 		}
 		if s.Case.Observe != nil {
 			s.Case.Observe(name, f.metrics)

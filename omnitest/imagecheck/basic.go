@@ -18,8 +18,8 @@ func Count(n int) func(*api.Images) error {
 		return &Error{Check: "count", Case: Case{Echo: a.Size},
 			Summary: fmt.Sprintf("wrong number of pictures: %d pictures, asked for %d (%s %s, status %d)", len(a.Items), n, a.Method, a.URL, a.Status),
 			Metrics: []Metric{
-				{Name: "count", Value: float64(len(a.Items)), Bound: float64(n), Direction: "<="},
-				{Name: "count", Value: float64(len(a.Items)), Bound: float64(n), Direction: ">="},
+				{Name: "count", Value: float64(len(a.Items)), Bound: float64(n), Direction: "<=", Key: keyRequest},
+				{Name: "count", Value: float64(len(a.Items)), Bound: float64(n), Direction: ">=", Key: keyRequest},
 			}}
 	}
 }

@@ -132,7 +132,7 @@ func BenchmarkMetric(b *testing.B) {
 		{"extp256", func() { must(ExtP256(ref)) }},
 		{"text-line/aligned", func() { CellNCC(a, g, box.Rect, 0, 6) }},
 		{"text-line/worst", func() { CellNCC(a, foreign, box.Rect, 0, 6) }},
-		{"side-by-side", func() { sideBySide(ref, got, nil) }},
+		{"side-by-side", func() { sideBySide(ref, got, nil, "expected") }},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()

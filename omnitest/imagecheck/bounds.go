@@ -35,10 +35,13 @@ type Bounds struct {
 	DriftContrast   float64 `json:",omitempty"` // 0.15: contrast of 8x8 px boxes; ten turns of VAE-like loss give 0.005 [S]
 	OutsidePSNR     float64 `json:",omitempty"` // 28 dB; untouched parts of real edits have 31.4 and more [E]
 	OutsideSSIM     float64 `json:",omitempty"` // 0.80; film grain alone gives 0.834 [E]
+	WarnOutsideSSIM float64 `json:",omitempty"` // 0.90: warn level beside OutsideSSIM, shown and never failing; negative: none [E]
 	LoadPSNR        float64 `json:",omitempty"` // 40 dB, same request alone and in a batch: low bits move with the batch size [O]
 	LoadSSIM        float64 `json:",omitempty"` // 0.99 [O]
 	ParityPSNR      float64 `json:",omitempty"` // 27 dB against a control [O]
 	ParitySSIM      float64 `json:",omitempty"` // 0.94, mean over R, G and B [O]
+	WarnParityPSNR  float64 `json:",omitempty"` // 30 dB: warn level beside ParityPSNR; negative: none [O]
+	WarnParitySSIM  float64 `json:",omitempty"` // 0.97: warn level beside ParitySSIM; negative: none [O]
 	ParityEditPSNR  float64 `json:",omitempty"` // 28 dB, an edit against a control's [O]
 	DistinctPHash64 int     `json:",omitempty"` // 10 of 64: between benign (2) and unrelated (26), nearer to benign as related prompts share a layout [C]
 	DistinctExtP256 int     `json:",omitempty"` // 40 of 256: between benign (12) and unrelated (108) [C]
@@ -101,6 +104,9 @@ func (b Bounds) withDefaults() Bounds {
 	f(&b.DriftContrast, 0.15)
 	f(&b.OutsidePSNR, 28)
 	f(&b.OutsideSSIM, 0.80)
+	f(&b.WarnOutsideSSIM, 0.90)
+	f(&b.WarnParityPSNR, 30)
+	f(&b.WarnParitySSIM, 0.97)
 	f(&b.LoadPSNR, 40)
 	f(&b.LoadSSIM, 0.99)
 	f(&b.ParityPSNR, 27)

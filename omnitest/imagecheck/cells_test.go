@@ -128,7 +128,7 @@ func TestHeatmapShowsWhatWasJudged(t *testing.T) {
 	assert.False(t, blue(judged, 230, 170))
 	assert.False(t, blue(heatmap(tiles, Luma(after), nil, 1), 4, 4))
 
-	side := sideBySide(before, scene(100, 50, 1), nil)
+	side := sideBySide(before, scene(100, 50, 1), nil, "expected")
 	assert.Equal(t, 256+100+8, side.Rect.Dx(), "another size: no heatmap, still both pictures")
 }
 
@@ -140,10 +140,10 @@ func TestEvidenceOfAnEditShowsTheRegion(t *testing.T) {
 	err := EditOutside(ask(before), region)(p)
 	var e *Error
 	require.ErrorAs(t, err, &e)
-	assert.Contains(t, err.Error(), "   expected "+e.Files.Golden+"   diff ")
+	assert.Contains(t, err.Error(), "   input "+e.Files.Golden+"   diff ")
 	_, outside, err := splitByRegion(region, 256, 192)
 	require.NoError(t, err)
-	want := sideBySide(before, p.Image, outside)
+	want := sideBySide(before, p.Image, outside, "input")
 	got, err := readPNG(os.DirFS(e.Files.Dir), "side-by-side.png")
 	require.NoError(t, err)
 	assert.Equal(t, PixelSHA256(want), PixelSHA256(got))

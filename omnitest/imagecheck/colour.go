@@ -17,6 +17,7 @@ func Colour(at image.Rectangle, name string) Check {
 			return
 		}
 		mean := meanColour(p.opaque(), at)
+		f.mark(at, hexColour(mean)+", want "+name)
 		got := toLab(mean)
 		own := got.distance(toLab(named[want].rgb))
 		nearest, least := got.nearest(want)
@@ -47,6 +48,7 @@ func Shows(at image.Rectangle, name string) Check {
 			f.fail("%v", err)
 			return
 		}
+		f.mark(at, "want "+name)
 		cells, shown, best, at0 := 0, 0, math.Inf(1), image.Point{}
 		for i, rgb := range grid {
 			if !gridCell(i, p.Image.Rect).In(at) {
@@ -83,6 +85,8 @@ func ColourLike(at, as image.Rectangle) Check {
 		}
 		a, b := meanColour(p.opaque(), at), meanColour(p.opaque(), as)
 		off := max(absDiff(a[0], b[0]), absDiff(a[1], b[1]), absDiff(a[2], b[2]))
+		f.mark(at, hexColour(a))
+		f.mark(as, hexColour(b))
 		f.atMost("colour", float64(off), float64(f.bounds.GridColour), fmt.Sprintf("%v is %s, %v is %s, distance", at, hexColour(a), as, hexColour(b)), "")
 	})
 }
@@ -105,6 +109,7 @@ func KeptColour(other Picture, places ...image.Rectangle) Check {
 			if !f.inside(at, p) {
 				return
 			}
+			f.mark(at, "")
 			n := float64(at.Dx() * at.Dy())
 			area += n
 			a, b := meanColour(p.opaque(), at), meanColour(other.opaque(), at)

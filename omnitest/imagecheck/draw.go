@@ -8,9 +8,6 @@ import (
 	"math"
 
 	xdraw "golang.org/x/image/draw"
-	"golang.org/x/image/font"
-	"golang.org/x/image/font/basicfont"
-	"golang.org/x/image/math/fixed"
 )
 
 // heatFull is the low-passed difference, 0-255, that is drawn as white.
@@ -23,14 +20,14 @@ var (
 	grid   = color.RGBA{70, 70, 70, 255}
 )
 
-// sideBySide draws expected | actual | heatmap. Pictures of different size get no heatmap.
-func sideBySide(want, got *image.RGBA, judged *tileSet) *image.RGBA {
+// sideBySide draws expected | actual | heatmap, the first by its label. Pictures of different size get no heatmap.
+func sideBySide(want, got *image.RGBA, judged *tileSet, label string) *image.RGBA {
 	scale := max(1, got.Rect.Dy()/400)
 	head, gap := 17*scale, 8*scale
 	panels := []struct {
 		label string
 		img   *image.RGBA
-	}{{"expected", want}, {"actual", got}, {}}
+	}{{label, want}, {"actual", got}, {}}
 	if t, err := TileMAD(Luma(got), Luma(want)); err == nil {
 		panels[2].label = fmt.Sprintf("difference 0-%d", heatFull)
 		if judged != nil {
@@ -109,10 +106,11 @@ type textView struct {
 	want, got   *image.RGBA
 	cell, moved image.Rectangle // in crop coordinates; moved is where the cell was found in got
 	ncc         float64
+	caption     string // of the lower crop; "": the NCC
 }
 
-// draw stacks expected above actual, enlarged, with the worst cell outlined in both.
-func (v textView) draw() *image.RGBA {
+// draw stacks expected, by its label, above actual, enlarged, with the worst cell outlined in both.
+func (v textView) draw(label string) *image.RGBA {
 	w, h := v.want.Rect.Dx(), v.want.Rect.Dy()
 	zoom := max(1, min(4, 160/max(h, 1)))
 	if w*zoom < 480 {
@@ -120,7 +118,10 @@ func (v textView) draw() *image.RGBA {
 	}
 	const head = 17
 	row := head + h*zoom + 6
-	labels := [2]string{"expected", fmt.Sprintf("actual, worst cell NCC %s", number(v.ncc))}
+	labels := [2]string{label, v.caption}
+	if v.caption == "" {
+		labels[1] = fmt.Sprintf("actual, worst cell NCC %s", number(v.ncc))
+	}
 	out := image.NewRGBA(image.Rect(0, 0, max(w*zoom, 8*len(labels[1])), 2*row))
 	draw.Draw(out, out.Rect, image.NewUniform(paper), image.Point{}, draw.Src)
 	for i, part := range []struct {
@@ -133,7 +134,7 @@ func (v textView) draw() *image.RGBA {
 		xdraw.NearestNeighbor.Scale(out, to, part.img, part.img.Rect, xdraw.Over, nil)
 		if !part.cell.Empty() {
 			c := image.Rectangle{Min: part.cell.Min.Mul(zoom), Max: part.cell.Max.Mul(zoom)}.Add(to.Min)
-			outline(out, c, 2, color.RGBA{230, 0, 200, 255})
+			outline(out, c, 2, magenta)
 		}
 	}
 	return out
@@ -148,14 +149,4 @@ func outline(img *image.RGBA, r image.Rectangle, thick int, c color.RGBA) {
 	} {
 		draw.Draw(img, side, image.NewUniform(c), image.Point{}, draw.Src)
 	}
-}
-
-// write draws a line of ASCII with its top left corner at x, y.
-func write(img *image.RGBA, x, y int, s string, c color.RGBA, scale int) {
-	face := basicfont.Face7x13
-	line := image.NewRGBA(image.Rect(0, 0, 7*len(s), 13))
-	d := font.Drawer{Dst: line, Src: image.NewUniform(c), Face: face, Dot: fixed.P(0, face.Ascent)}
-	d.DrawString(s)
-	to := image.Rect(x, y, x+line.Rect.Dx()*scale, y+line.Rect.Dy()*scale)
-	xdraw.NearestNeighbor.Scale(img, to, line, line.Rect, xdraw.Over, nil)
 }

@@ -69,7 +69,7 @@ func StyleChanged(before Picture) Check {
 		if !f.sameSize(p, before, "picture before") {
 			return
 		}
-		f.expected = before.Image
+		f.expected, f.input = before.Image, true
 		t := f.tiles(p, before)
 		f.atLeast("changed", t.changed(f.bounds.TileMAD, nil), f.bounds.ChangedStyle, "changed tiles of the picture", "tile MAD > "+number(f.bounds.TileMAD))
 		h, _, err := hashDistances(p, before)
@@ -86,13 +86,15 @@ func (f *finding) editTiles(p, before Picture, region image.Image) (inside, outs
 	if !f.sameSize(p, before, "picture before") {
 		return nil, nil, false
 	}
-	f.expected = before.Image
+	f.expected, f.input = before.Image, true
 	if region == nil {
 		return nil, nil, true
 	}
 	s := p.Size()
 	inside, outside, err := splitByRegion(region, s.W, s.H)
-	if err != nil {
+	if err == nil {
+		f.regions = append(f.regions, region)
+	} else {
 		f.fail("%v", err)
 		return nil, nil, false
 	}
@@ -119,6 +121,7 @@ func (f *finding) preserved(p, before Picture, keep *tileSet, k int) {
 	f.judged = keep
 	t := f.tiles(p, before)
 	worst, at := t.worstWindow(keep)
+	f.worst = at
 	f.atMost("tile-MAD", worst, f.bounds.TileMAD*math.Sqrt(float64(k)), "tile MAD at "+at.String()+" is", "worst 32 px window, 0-255")
 	// A red patch can have the luma of the blue that it covers.
 	colour, where, name := math.Inf(-1), image.Rectangle{}, ""
@@ -131,10 +134,13 @@ func (f *finding) preserved(p, before Picture, keep *tileSet, k int) {
 			colour, where, name = v, r, n
 		}
 	}
+	if worst <= f.bounds.TileMAD*math.Sqrt(float64(k)) {
+		f.worst = where
+	}
 	f.atMost("tile-colour", colour, f.bounds.TileColour*math.Sqrt(float64(k)), name+" at "+where.String()+" differs by", "worst 32 px window, 0-255")
 	f.atLeast("PSNR", diffIn(p.Image, before.Image, keep).PSNR(), TurnPSNR(f.bounds.OutsidePSNR, k), "PSNR", "dB")
 	if v := f.graySSIM(p, before, keep); k == 1 {
-		f.atLeast("SSIM", v, f.bounds.OutsideSSIM, "SSIM", "luma")
+		f.atLeastBetter("SSIM", v, f.bounds.OutsideSSIM, f.bounds.WarnOutsideSSIM, "SSIM", "luma")
 	} else {
 		f.note("SSIM", v, "luma; no bound for several turns: grain that adds up lowers it without any visible fault")
 	}

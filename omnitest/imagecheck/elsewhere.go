@@ -201,6 +201,11 @@ func (f *finding) elsewhere(ref lowPass, boxes []Box, moves map[image.Point]bool
 		f.fail("the text boxes cover the picture, so nothing else was measured")
 		return
 	}
+	f.worst = at
+	f.mark(at, "worst 16 px tile "+number(worst))
+	for _, b := range boxes {
+		f.mark(b.Rect, "text, judged by its glyphs")
+	}
 	f.atMost("elsewhere", worst, f.bounds.ElsewhereMAD+80*math.Abs(gain-1), "outside the text boxes, at "+at.String()+", the difference is", "worst 16 px tile, 0-255")
 }
 

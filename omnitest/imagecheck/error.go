@@ -1,92 +1,24 @@
 package imagecheck
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/omnitest/suite/omnitest/measure"
 )
 
 // Metric is one measured value with its bound.
-type Metric struct {
-	Name      string  // "text-0.ExtP256"
-	Value     float64 // NaN: not measured, which never passes. +Inf: the PSNR of equal pictures
-	Bound     float64
-	Direction string // "<=", ">=" : what the value must be to the bound; "" for a metric that is only reported
-	Note      string // "" or what the value belongs to: the text of a box, a unit
-	Key       string // where the bound comes from: the Key of a Row, "default", "case over ..."; "" without a bound
-}
+type Metric = measure.Metric
 
-// OK is true when the value keeps its bound or has none.
-func (m Metric) OK() bool {
-	switch m.Direction {
-	case "<=":
-		return m.Value <= m.Bound // false for NaN
-	case ">=":
-		return m.Value >= m.Bound
-	}
-	return true
-}
+// Files are the paths of the evidence of one failure.
+type Files = measure.Files
 
-// String gives `text-0.ExtP256 14, want <= 6 ("OPEN 24 HOURS")`.
-func (m Metric) String() string {
-	s := m.Name + " " + number(m.Value)
-	if m.Direction != "" {
-		s += ", want " + m.Direction + " " + number(m.Bound)
-	}
-	if m.Note != "" {
-		s += " (" + m.Note + ")"
-	}
-	return s
-}
-
-// MarshalJSON writes values that JSON has no number for as strings.
-func (m Metric) MarshalJSON() ([]byte, error) {
-	val := func(v float64) any {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return number(v)
-		}
-		return v
-	}
-	out := struct {
-		Name      string `json:"name"`
-		Value     any    `json:"value"`
-		Bound     any    `json:"bound,omitempty"`
-		Direction string `json:"direction,omitempty"`
-		Note      string `json:"note,omitempty"`
-		Key       string `json:"key,omitempty"`
-		OK        bool   `json:"ok"`
-	}{Name: m.Name, Value: val(m.Value), Direction: m.Direction, Note: m.Note, Key: m.Key, OK: m.OK()}
-	if m.Direction != "" {
-		out.Bound = val(m.Bound)
-	}
-	return json.Marshal(out)
-}
-
-// number prints a value with as many digits as a reader can use.
-func number(v float64) string {
-	switch {
-	case math.IsNaN(v):
-		return "not measured"
-	case math.IsInf(v, 1):
-		return "inf"
-	case v == math.Trunc(v) && math.Abs(v) < 1e9:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	}
-	return strconv.FormatFloat(v, 'g', 4, 64)
-}
-
-// Files are the paths of the evidence of one failure; "" where there is none.
-type Files struct {
-	Dir    string // the folder that holds them, with metrics.json
-	Got    string // actual.png, or raw.bin where decoding failed
-	Golden string // the approved picture, or expected.png
-	Diff   string // side-by-side.png
-	Replay string // repro.sh
-}
+// number prints a value as metrics do.
+func number(v float64) string { return measure.Number(v) }
 
 // Error is a failed check: a small report. Its text is for people; the fields are for programs.
 type Error struct {
@@ -120,35 +52,33 @@ func (e *Error) Error() string {
 		}
 	}
 	for _, m := range e.Metrics {
-		if !m.OK() {
-			text := m.String()
-			if m.Key != "" && m.Key != "default" {
-				text += "   bounds of " + m.Key
+		label := "metric"
+		if m.OK() {
+			if !m.Warned() {
+				continue
 			}
-			line("metric", text)
+			label = "warn"
 		}
+		text := m.String()
+		if m.Key != "" && m.Key != measure.Default && m.Key != keyRequest {
+			text += "   bounds of " + m.Key
+		}
+		line(label, text)
 	}
 	line("case", e.Case.line())
 	if e.Key != nil {
 		line("key", e.Key.String())
 	}
-	var first, files string
-	expected := "golden"
-	if e.Key == nil {
-		expected = "expected" // another picture of this test, not an approved one
+	golden := "golden"
+	switch {
+	case filepath.Base(e.Files.Golden) == inputFile:
+		golden = "input" // what was given to be edited
+	case e.Key == nil:
+		golden = "expected" // another picture of this test, not an approved one
 	}
-	for _, f := range []struct{ label, path string }{
-		{"got", e.Files.Got}, {expected, e.Files.Golden}, {"diff", e.Files.Diff}, {"replay", e.Files.Replay},
-	} {
-		switch {
-		case f.path == "":
-		case first == "":
-			first, files = f.label, f.path
-		default:
-			files += "   " + f.label + " " + f.path
-		}
+	if first, rest, found := strings.Cut(e.Files.Line(golden), " "); found {
+		line(first, rest)
 	}
-	line(first, files)
 	if e.Err != nil {
 		line("cause", e.Err.Error())
 	}

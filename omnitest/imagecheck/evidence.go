@@ -1,84 +1,106 @@
 package imagecheck
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"image"
-	"image/png"
-	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
-	"unicode"
+	"image/draw"
+
+	"github.com/omnitest/suite/omnitest/measure"
 )
 
 // evidenceDir is one folder a case and check: <dir>/<case>/<check>.
-func evidenceDir(c Case, check string) string {
-	parts := []string{c.Dir}
-	for _, p := range strings.Split(c.Name, "/") {
-		if p = slug(p); p != "" {
-			parts = append(parts, p)
-		}
-	}
-	if len(parts) == 1 {
-		parts = append(parts, "picture")
-	}
-	return filepath.Join(append(parts, check)...)
-}
+func evidenceDir(c Case, check string) string { return measure.Path(c.Dir, c.Name, "picture", check) }
 
-// slug makes a file name of a part of a case name: letters of any script, digits, dots and dashes. "" for "." and "..".
-func slug(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("._-", r) {
-			return r
-		}
-		return '-'
-	}, s)
-	if r := []rune(s); len(r) > 80 {
-		s = string(r[:80]) // file systems stop at 255 bytes, and hanzi take 3 each
-	}
-	return strings.TrimLeft(s, ".")
-}
+// inputFile is the picture that was given to be edited.
+const inputFile = "input.png"
 
-// keep writes the evidence of a failure and puts its paths into the error. What fails to be written does not stop the rest.
+// keep writes the evidence of a failure and puts its paths into the error:
+//
+//	actual.png        the picture
+//	expected.png      what it was compared with; input.png where that is the picture before an edit
+//	side-by-side.png  both with their difference; heatmap.png the difference alone, crop.png the place that decided, enlarged
+//	mask.png          white where an edit may change something
+//	marked.png        the picture with the places that were judged
+//	text-N.png        crops of a text: expected and actual with the worst glyph cell, or what a reader read
+//	metrics.json, repro.sh
+//
+// What fails to be written does not stop the rest.
 func (f *finding) keep(p Picture, e *Error) error {
-	dir := evidenceDir(p.Case, f.check)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, err := measure.Open(evidenceDir(p.Case, f.check))
+	if err != nil {
 		return err
 	}
-	e.Files.Dir = dir
-	var errs []error
-	picture := func(name string, img image.Image) string {
-		file := filepath.Join(dir, name)
-		if err := writePNG(file, img); err != nil {
-			errs = append(errs, err)
-			return ""
-		}
-		return file
-	}
+	e.Files.Dir = dir.Dir
 	sha := map[string]string{"actual": p.sha()}
-	e.Files.Got = picture("actual.png", p.Image)
+	e.Files.Got = dir.PNG("actual.png", p.Image)
 	if f.expected != nil {
-		sha["expected"] = PixelSHA256(f.expected)
-		file := picture("expected.png", f.expected)
+		label, name := "expected", "expected.png"
+		if f.input {
+			label, name = "input", inputFile
+		}
+		sha[label] = PixelSHA256(f.expected)
+		file := dir.PNG(name, f.expected)
 		if e.Files.Golden == "" {
 			e.Files.Golden = file
 		}
-		e.Files.Diff = picture("side-by-side.png", sideBySide(f.expected, p.Image, f.judged))
+		e.Files.Diff = dir.PNG("side-by-side.png", sideBySide(f.expected, p.Image, f.judged, label))
+		f.keepDifference(dir, p, label)
+	}
+	if len(f.regions) > 0 {
+		dir.PNG("mask.png", maskOf(f.regions, p.Image.Rect))
+	}
+	if len(f.marks) > 0 {
+		dir.PNG("marked.png", drawMarks(p.opaque(), f.marks))
 	}
 	for _, t := range f.texts {
-		file := picture(t.name+".png", t.draw())
+		file := dir.PNG(t.name+".png", t.draw("expected"))
 		if e.Files.Diff == "" {
 			e.Files.Diff = file
 		}
 	}
-	if p.Case.Repro != "" {
-		e.Files.Replay = filepath.Join(dir, "repro.sh")
-		errs = append(errs, writeFile(e.Files.Replay, []byte("#!/bin/sh\n"+strings.TrimSpace(p.Case.Repro)+"\n"), 0o755))
+	for _, r := range f.readings {
+		file := dir.PNG(r.name+".png", r.draw())
+		if e.Files.Diff == "" {
+			e.Files.Diff = file
+		}
 	}
-	errs = append(errs, writeMetrics(filepath.Join(dir, "metrics.json"), e, sha))
-	return errors.Join(errs...)
+	e.Files.Replay = dir.Script(p.Case.Repro)
+	dir.Metrics(e.document(sha))
+	return dir.Err()
+}
+
+// keepDifference writes the heatmap, and the place that decided: the one that the check names, else the worst window.
+func (f *finding) keepDifference(dir *measure.Folder, p Picture, label string) {
+	t, err := TileMAD(Luma(p.Image), Luma(f.expected))
+	if err != nil {
+		return // of another size: side by side is all there is to see
+	}
+	dir.PNG("heatmap.png", heatmap(t, p.luma(), f.judged, max(1, p.Image.Rect.Dy()/400)))
+	at := f.worst
+	if at.Empty() {
+		mad, window := t.worstWindow(f.judged)
+		if !(mad >= 1) {
+			return
+		}
+		at = window
+	}
+	frame := at.Inset(-TileSide).Intersect(p.Image.Rect)
+	v := textView{name: "crop", want: crop(onWhite(f.expected), frame), got: crop(p.opaque(), frame), cell: at.Sub(frame.Min), moved: at.Sub(frame.Min),
+		caption: "actual, at " + at.String()}
+	dir.PNG("crop.png", v.draw(label))
+}
+
+// maskOf draws where an edit may change something: white on black.
+func maskOf(regions []image.Image, r image.Rectangle) *image.Gray {
+	out := image.NewGray(r)
+	for _, region := range regions {
+		if at, ok := region.(image.Rectangle); ok {
+			draw.Draw(out, at, image.White, image.Point{}, draw.Src)
+			continue
+		}
+		draw.Draw(out, r, region, region.Bounds().Min, draw.Over)
+	}
+	return out
 }
 
 // keepRaw writes the bytes of a file that does not decode.
@@ -86,19 +108,22 @@ func (e *Error) keepRaw(raw []byte) {
 	if e.Case.Dir == "" {
 		return
 	}
-	e.Files.Dir = evidenceDir(e.Case, e.Check)
-	if err := os.MkdirAll(e.Files.Dir, 0o755); err != nil {
+	dir, err := measure.Open(evidenceDir(e.Case, e.Check))
+	if err != nil {
 		e.Err = errors.Join(e.Err, err)
 		return
 	}
-	e.Files.Got = filepath.Join(e.Files.Dir, "raw.bin")
-	if err := writeFile(e.Files.Got, raw, 0o644); err != nil {
+	e.Files.Dir = dir.Dir
+	e.Files.Got = dir.Write("raw.bin", raw)
+	e.Files.Replay = dir.Script(e.Case.Repro)
+	dir.Metrics(e.document(nil))
+	if err := dir.Err(); err != nil {
 		e.Err = errors.Join(e.Err, err)
 	}
 }
 
-// writeMetrics writes what the check measured, with everything needed to judge it again.
-func writeMetrics(file string, e *Error, sha map[string]string) error {
+// document is metrics.json: what the check measured, with everything needed to judge it again.
+func (e *Error) document(sha map[string]string) any {
 	type request struct {
 		Name   string `json:"name"`
 		Prompt string `json:"prompt"`
@@ -107,52 +132,33 @@ func writeMetrics(file string, e *Error, sha map[string]string) error {
 		Steps  int    `json:"steps"`
 		Seed   int64  `json:"seed"`
 		Stack  string `json:"stack,omitempty"`
+		Engine string `json:"engine,omitempty"`
+		Model  string `json:"model,omitempty"`
+		GPU    string `json:"gpu,omitempty"`
+		DType  string `json:"dtype,omitempty"`
 	}
+	versions := measure.Versions()
+	versions["hash"] = HashLib
 	doc := struct {
 		Check    string            `json:"check"`
 		Summary  string            `json:"summary"`
 		Metrics  []Metric          `json:"metrics"`
+		Cause    string            `json:"cause,omitempty"`
 		Case     request           `json:"case"`
 		Key      *jsonKey          `json:"key,omitempty"`
-		SHA256   map[string]string `json:"pixel_sha256"`
+		SHA256   map[string]string `json:"pixel_sha256,omitempty"`
 		Versions map[string]string `json:"versions"`
 	}{
 		Check: e.Check, Summary: e.Summary, Metrics: e.Metrics, SHA256: sha,
-		Case:     request{e.Case.Name, e.Case.Prompt, e.Case.Size.String(), e.Case.Echo, e.Case.Steps, e.Case.Seed, e.Case.Stack},
-		Versions: map[string]string{"hash": HashLib, "go": runtime.Version(), "os": runtime.GOOS + "/" + runtime.GOARCH},
+		Case: request{e.Case.Name, e.Case.Prompt, e.Case.Size.String(), e.Case.Echo, e.Case.Steps, e.Case.Seed, e.Case.Stack,
+			e.Case.Setup.Engine, e.Case.Setup.Model, e.Case.Setup.GPU, e.Case.Setup.DType},
+		Versions: versions,
 	}
 	if k := e.Key; k != nil {
 		doc.Key = &jsonKey{k.Engine, k.Model, k.GPU, k.DType, k.Attention, k.Steps, k.Size.String(), k.Seed, k.Prompt}
 	}
-	raw, err := json.MarshalIndent(doc, "", "  ")
-	if err != nil {
-		return err
+	if e.Err != nil {
+		doc.Cause = e.Err.Error()
 	}
-	return writeFile(file, append(raw, '\n'), 0o644)
-}
-
-// writePNG writes with the fast encoder: evidence is looked at, not kept.
-func writePNG(file string, img image.Image) error {
-	var b bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestSpeed}).Encode(&b, img); err != nil {
-		return err
-	}
-	return writeFile(file, b.Bytes(), 0o644)
-}
-
-// writeFile writes beside the file and renames: two failures of one case at once leave one whole file, not a mixture.
-func writeFile(file string, data []byte, mode os.FileMode) error {
-	t, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return err
-	}
-	_, err = t.Write(data)
-	err = errors.Join(err, t.Chmod(mode), t.Close())
-	if err == nil {
-		err = os.Rename(t.Name(), file)
-	}
-	if err != nil {
-		os.Remove(t.Name())
-	}
-	return err
+	return doc
 }

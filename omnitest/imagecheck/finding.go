@@ -19,10 +19,15 @@ type finding struct {
 	names   []error // see Error.Is
 
 	// What the evidence shows beside the picture itself.
-	expected *image.RGBA // nil: nothing to compare with
-	golden   string      // path of the approved picture, where there is one
-	judged   *tileSet    // tiles the check judged; nil: all
+	expected *image.RGBA     // nil: nothing to compare with
+	input    bool            // expected is what was given to be edited
+	golden   string          // path of the approved picture, where there is one
+	judged   *tileSet        // tiles the check judged; nil: all
+	regions  []image.Image   // where an edit may change something
+	worst    image.Rectangle // the place that decided, where expected and picture can be compared
+	marks    []mark          // places to be outlined in the picture
 	texts    []textView
+	readings []readView
 }
 
 // check makes a Check of a function that fills a finding.
@@ -40,7 +45,7 @@ func check(name, prefix string, measure func(p Picture, f *finding)) Check {
 			measure(p, f)
 		}
 		for i := range f.metrics {
-			if f.metrics[i].Direction != "" {
+			if f.metrics[i].Direction != "" && f.metrics[i].Key == "" {
 				f.metrics[i].Key = key
 			}
 		}
@@ -62,6 +67,15 @@ func (f *finding) atMost(name string, value, bound float64, what, unit string) b
 // atLeast is atMost for lower bounds: "<what> 0.31, at least 0.95 (<unit>)".
 func (f *finding) atLeast(name string, value, bound float64, what, unit string) bool {
 	return f.judge(Metric{Name: name, Value: value, Bound: bound, Direction: ">="}, what, unit)
+}
+
+// atLeastBetter is atLeast with a warn level above the bound: what lies between is shown and passes. A level that a stricter
+// bound has overtaken is none.
+func (f *finding) atLeastBetter(name string, value, bound, warn float64, what, unit string) bool {
+	if warn <= bound {
+		warn = 0
+	}
+	return f.judge(Metric{Name: name, Value: value, Bound: bound, Warn: warn, Direction: ">="}, what, unit)
 }
 
 // note records a metric that has no bound.
@@ -96,6 +110,17 @@ func (f *finding) fail(format string, args ...any) {
 
 // called gives the failure a name that errors.Is finds; its text stays as it is.
 func (f *finding) called(e error) { f.names = append(f.names, e) }
+
+// asked records metrics whose bound is the request itself, which no table can change.
+func (f *finding) asked(metrics ...Metric) {
+	for _, m := range metrics {
+		m.Key = keyRequest
+		f.metrics = append(f.metrics, m)
+	}
+}
+
+// keyRequest is the key of bounds that are the request's own: a count, a size.
+const keyRequest = "request"
 
 // sameSize fails and returns false if the two cannot be compared pixel by pixel. A mismatch is never skipped.
 func (f *finding) sameSize(p, other Picture, otherName string) bool {

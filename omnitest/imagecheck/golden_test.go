@@ -100,7 +100,7 @@ func TestEvidence(t *testing.T) {
 	for _, f := range list {
 		names = append(names, f.Name())
 	}
-	assert.Equal(t, []string{"actual.png", "expected.png", "metrics.json", "repro.sh", "side-by-side.png", "text-0.png"}, names, "and no temporary file")
+	assert.Equal(t, []string{"actual.png", "crop.png", "expected.png", "heatmap.png", "marked.png", "metrics.json", "repro.sh", "side-by-side.png", "text-0.png"}, names, "and no temporary file")
 
 	actual, err := readPNG(os.DirFS(dir), "actual.png")
 	require.NoError(t, err)

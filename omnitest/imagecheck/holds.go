@@ -23,6 +23,7 @@ func Holds(at image.Rectangle, want Picture, not ...Picture) Check {
 			return
 		}
 		f.expected = want.Image
+		f.mark(at, "must show "+nameOf(want))
 		place := thumbnail(p.opaque(), at)
 		likeness := func(o Picture) float64 { return correlation(place, thumbnail(o.opaque(), o.Image.Rect)) }
 		own := likeness(want)

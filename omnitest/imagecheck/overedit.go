@@ -25,7 +25,7 @@ func EditLocal(before Picture) Check {
 		}
 		f.judged = rest
 		f.atLeast("PSNR", diffIn(p.Image, before.Image, rest).PSNR(), f.bounds.OutsidePSNR, "PSNR of the rest", "dB")
-		f.atLeast("SSIM", f.graySSIM(p, before, rest), f.bounds.OutsideSSIM, "SSIM of the rest", "luma")
+		f.atLeastBetter("SSIM", f.graySSIM(p, before, rest), f.bounds.OutsideSSIM, f.bounds.WarnOutsideSSIM, "SSIM of the rest", "luma")
 	})
 }
 

@@ -78,13 +78,18 @@ func (f *finding) read(ctx context.Context, r Reader, i int, b Box, p Picture) {
 	lines := max(1, b.Lines)
 	cut := crop(p.opaque(), frame)
 	best, reading := math.Inf(-1), ""
+	view := readView{name: name, want: b.Text, img: cut}
+	defer func() { f.readings = append(f.readings, view) }()
 	for _, h := range readHeights {
 		scaled := padded(scaleTo(cut, float64(h*lines)/float64(b.Rect.Dy())), readPadding)
 		text, err := r.Read(ctx, scaled, LangOf(b.Text), lines, false)
 		if err != nil {
+			view.readings = append(view.readings, fmt.Sprintf("%d px: the reader failed", h))
+			f.mark(b.Rect, "not read")
 			f.unread(name, least, err)
 			return
 		}
+		view.readings = append(view.readings, fmt.Sprintf("%d px: %s", h, strings.TrimSpace(text)))
 		a := Accuracy(want, plainText(text))
 		f.note(fmt.Sprintf("%s.at-%dpx", name, h), a, strconv.Quote(strings.TrimSpace(text)))
 		if a > best {
@@ -94,6 +99,7 @@ func (f *finding) read(ctx context.Context, r Reader, i int, b Box, p Picture) {
 			break
 		}
 	}
+	f.mark(b.Rect, reading)
 	f.atLeast(name+".accuracy", best, least, fmt.Sprintf("%s is read as %s, character accuracy", strconv.Quote(clip(b.Text, 60)), strconv.Quote(clip(reading, 60))), ground+", best of "+strconv.Itoa(len(readHeights))+" scales")
 }
 
@@ -121,6 +127,8 @@ func ReadsSomewhere(ctx context.Context, r Reader, lines ...string) Check {
 		best := make([]float64, len(lines))
 		extra := math.Inf(1)
 		var readings []string
+		view := readView{name: "text", want: strings.Join(lines, " / "), img: scaleTo(p.opaque(), min(1, 512/float64(max(p.Size().W, p.Size().H))))}
+		defer func() { f.readings = append(f.readings, view) }()
 		for _, side := range []int{1024, 512} { // large hanzi are read better when they get smaller
 			scaled := scaleTo(p.opaque(), min(1, float64(side)/float64(max(p.Size().W, p.Size().H))))
 			text, err := r.Read(ctx, scaled, lang, len(lines), true)
@@ -130,6 +138,7 @@ func ReadsSomewhere(ctx context.Context, r Reader, lines ...string) Check {
 			}
 			got := plainText(text)
 			readings = append(readings, got)
+			view.readings = append(view.readings, fmt.Sprintf("%d px: %s", side, strings.TrimSpace(text)))
 			for i, l := range lines {
 				best[i] = max(best[i], Recall(plainText(l), got))
 			}

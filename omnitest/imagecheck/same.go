@@ -42,23 +42,25 @@ func SameUnderLoad(alone Picture) Check {
 
 // Parity compares with the control's picture of the same prompt, size, steps and initial noise: SSIM >= 0.94 (mean over
 // R, G, B, as torchmetrics) and PSNR >= 27 dB. Above 1.5 megapixels or from 50 steps on small differences grow and the
-// rule is mean |difference| <= 0.03 and its 99th percentile <= 0.4 of full scale. Both rules are vLLM-Omni's.
+// rule is mean |difference| <= 0.03 and its 99th percentile <= 0.4 of full scale. Both rules are vLLM-Omni's. Below SSIM 0.97
+// or PSNR 30 dB it warns.
 func Parity(control Picture) Check {
-	return parity("parity", "picture differs from control", control, func(b Bounds) float64 { return b.ParityPSNR })
+	return parity("parity", "picture differs from control", control, func(b Bounds) (least, warn float64) { return b.ParityPSNR, b.WarnParityPSNR })
 }
 
 // ParityEdit is Parity for an edit of the same input by the same instruction: PSNR >= 28 dB, as much of the picture is the
 // input's.
 func ParityEdit(control Picture) Check {
-	return parity("parity-edit", "edit differs from control", control, func(b Bounds) float64 { return b.ParityEditPSNR })
+	return parity("parity-edit", "edit differs from control", control, func(b Bounds) (least, warn float64) { return b.ParityEditPSNR, 0 })
 }
 
-func parity(name, prefix string, control Picture, least func(Bounds) float64) Check {
+func parity(name, prefix string, control Picture, levels func(Bounds) (least, warn float64)) Check {
 	return check(name, prefix, func(p Picture, f *finding) {
 		if !f.sameSize(p, control, "control's picture") || p.sha() == control.sha() {
 			return
 		}
 		f.expected = control.Image
+		least, warn := levels(f.bounds)
 		d := diffIn(p.Image, control.Image, nil)
 		if s := p.Size(); s.W*s.H > 1_500_000 || p.Case.Steps >= 50 {
 			f.note("PSNR", d.PSNR(), "dB")
@@ -66,13 +68,13 @@ func parity(name, prefix string, control Picture, least func(Bounds) float64) Ch
 			f.atMost("p99-diff", float64(d.P99)/255, 0.4, "99th percentile of the difference", "of full scale")
 			return
 		}
-		f.atLeast("PSNR", d.PSNR(), least(f.bounds), "PSNR", "dB")
+		f.atLeastBetter("PSNR", d.PSNR(), least, warn, "PSNR", "dB")
 		v, err := SSIMRGB(p.Image, control.Image)
 		if err != nil {
 			f.fail("%v", err)
 			return
 		}
-		f.atLeast("SSIM-RGB", v, f.bounds.ParitySSIM, "SSIM", "mean of R, G, B")
+		f.atLeastBetter("SSIM-RGB", v, f.bounds.ParitySSIM, f.bounds.WarnParitySSIM, "SSIM", "mean of R, G, B")
 	})
 }
 

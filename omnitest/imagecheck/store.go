@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/omnitest/suite/omnitest/measure"
 )
 
 // Store is a folder of goldens, one sub-folder each. This room never reads the environment: who wants OMNITEST_UPDATE=1 to
@@ -169,6 +171,7 @@ func (f *finding) colours(g *Golden, p Picture) {
 	if m.OK() {
 		return
 	}
+	f.mark(gridCell(cell.Y*GridSide+cell.X, p.Image.Rect), grid.At(cell)+", golden "+g.Colours.At(cell))
 	if f.first == "" {
 		f.prefix = "colour differs from golden"
 	}
@@ -214,7 +217,7 @@ func (s Store) approve(name string, key Key, boxes []Box, p Picture) error {
 		if err := png.Encode(&b, t.crop); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, g.Boxes[i].Crop), b.Bytes(), 0o644); err != nil {
+		if err := measure.WriteFile(filepath.Join(dir, g.Boxes[i].Crop), b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
@@ -223,7 +226,7 @@ func (s Store) approve(name string, key Key, boxes []Box, p Picture) error {
 		if err := png.Encode(&b, g.low.gray()); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, lowPassFile), b.Bytes(), 0o644); err != nil {
+		if err := measure.WriteFile(filepath.Join(dir, lowPassFile), b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
@@ -233,7 +236,7 @@ func (s Store) approve(name string, key Key, boxes []Box, p Picture) error {
 		if err := png.Encode(&b, p.Image); err != nil {
 			return err
 		}
-		if err := writeFile(filepath.Join(dir, g.PNG), b.Bytes(), 0o644); err != nil {
+		if err := measure.WriteFile(filepath.Join(dir, g.PNG), b.Bytes(), 0o644); err != nil {
 			return err
 		}
 	}
@@ -253,7 +256,7 @@ func (s Store) keepPrevious(name string, old *Golden, p Picture) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, "expected.prev.png"), raw, 0o644)
+	return measure.WriteFile(filepath.Join(dir, "expected.prev.png"), raw, 0o644)
 }
 
 func writeSidecar(dir string, g *Golden) error {
@@ -261,7 +264,7 @@ func writeSidecar(dir string, g *Golden) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, sidecar), append(raw, '\n'), 0o644)
+	return measure.WriteFile(filepath.Join(dir, sidecar), append(raw, '\n'), 0o644)
 }
 
 func (g *Golden) plainBoxes() []Box {

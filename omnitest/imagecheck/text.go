@@ -124,6 +124,7 @@ func (f *finding) text(i int, ref textRef, p Picture) image.Point {
 			f.metrics[j].Note += fmt.Sprintf(", moved by %d,%d px", move.X, move.Y)
 		}
 	}
+	f.mark(ref.Rect.Add(move), name)
 	f.texts = append(f.texts, view)
 	return move
 }

@@ -24,6 +24,7 @@ func Things(n int, colour string, places ...image.Rectangle) Check {
 		found := parts(p.opaque(), want, f.bounds.LeastThing)
 		text := "none"
 		for i, r := range found {
+			f.mark(r.at, "thing "+strconv.Itoa(i))
 			f.note("thing-"+strconv.Itoa(i), float64(r.area), "8x8 px boxes, within "+r.at.String())
 			if i == 0 {
 				text = r.at.String()
@@ -32,7 +33,7 @@ func Things(n int, colour string, places ...image.Rectangle) Check {
 			}
 		}
 		count := float64(len(found))
-		f.metrics = append(f.metrics, Metric{Name: "count", Value: count, Bound: float64(n), Direction: "<="}, Metric{Name: "count", Value: count, Bound: float64(n), Direction: ">="})
+		f.asked(Metric{Name: "count", Value: count, Bound: float64(n), Direction: "<="}, Metric{Name: "count", Value: count, Bound: float64(n), Direction: ">="})
 		if len(found) != n {
 			f.fail("%d things are %s, want %d (%s)", len(found), colour, n, text)
 			return
@@ -50,6 +51,7 @@ func Things(n int, colour string, places ...image.Rectangle) Check {
 				}
 			}
 			if !held {
+				f.mark(place, "none here")
 				f.fail("no thing that is %s has its middle in %v (%s)", colour, place, text)
 			}
 		}

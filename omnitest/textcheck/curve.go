@@ -88,12 +88,12 @@ const PartedShare = 9.0 / 64
 // PartingRate demands that the share of answers that part is surely below the bound: the upper end of its interval counts, so too
 // few prompts do not pass.
 func PartingRate(c Curve, b Bounds) Result {
-	r := Result{Check: "parting-rate", Direction: "<=", Bound: or(b.PartedShare, PartedShare), Key: b.Key}
+	r := b.ask("parting-rate", "<=", or(b.PartedShare, PartedShare))
 	n := c.parted()
 	r.Value = Wilson(n, c.Answers).High
 	r.Note = fmt.Sprintf("%d of %d answers part where the control was sure; the share may be as large as this (95 %%)", n, c.Answers)
 	if n == 0 && !r.OK() {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "none of %d answers parts, but the share may be as large as %s; ask more prompts", c.Answers, number(r.Value))
+		return r.unmeasured("none of %d answers parts, but the share may be as large as %s; ask more prompts", c.Answers, number(r.Value))
 	}
 	return r
 }
@@ -152,9 +152,9 @@ func likelihood(k, n int) float64 {
 
 // NoOnset demands that answers do not part more often from some block on: errors that accumulate do.
 func NoOnset(c Curve, b Bounds) Result {
-	r := Result{Check: "divergence-onset", Direction: "<=", Bound: or(b.OnsetGain, OnsetGain), Key: b.Key}
+	r := b.ask("divergence-onset", "<=", or(b.OnsetGain, OnsetGain))
 	if c.Answers == 0 || len(c.Rows) < 2 {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "%d answers of %d blocks have no course; ask for longer ones", c.Answers, len(c.Rows))
+		return r.unmeasured("%d answers of %d blocks have no course; ask for longer ones", c.Answers, len(c.Rows))
 	}
 	o := c.Located()
 	r.Value, r.Note = o.Gain, o.String()

@@ -97,12 +97,12 @@ func TestPartingRate(t *testing.T) {
 	all := slices.Repeat([]Parting{parting(64, -1, false)}, 24)
 	assert.NoError(t, PartingRate(NewCurve(all, 0), Bounds{}).Err(), "24 suffice")
 	assert.EqualError(t, PartingRate(NewCurve(all[:8], 0), Bounds{}).Err(),
-		"parting-rate not measured: none of 8 answers parts, but the share may be as large as 0.324; ask more prompts")
+		"parting-rate not measured: none of 8 answers parts, but the share may be as large as 0.3244; ask more prompts")
 	for i := range 6 {
 		all[i] = parting(30, 30, i == 5)
 	}
 	assert.EqualError(t, PartingRate(NewCurve(all, 0), Bounds{Key: "lab"}).Err(),
-		"parting-rate 0.405, want <= 0.141 (lab): 5 of 24 answers part where the control was sure; the share may be as large as this (95 %)")
+		"parting-rate 0.4047, want <= 0.1406 (lab): 5 of 24 answers part where the control was sure; the share may be as large as this (95 %)")
 }
 
 // drawn is a set of answers that part at a rate of early per block before block onset and of late from there on.
@@ -158,7 +158,7 @@ func TestLocated(t *testing.T) {
 
 	c := NewCurve(append(slices.Repeat([]Parting{parting(70, 70, false)}, 10), parting(82, 82, false), parting(160, -1, false)), 16)
 	assert.EqualError(t, NoOnset(c, Bounds{}).Err(),
-		"divergence-onset 17.7, want <= 8 (default): from tokens 64..79 on 11 of 18 answers and blocks part, before 0 of 48")
+		"divergence-onset 17.71, want <= 8 (default): from tokens 64..79 on 11 of 18 answers and blocks part, before 0 of 48")
 	assert.NoError(t, NoOnset(NewCurve(slices.Repeat([]Parting{parting(160, -1, false)}, 12), 16), Bounds{}).Err())
 	assert.EqualError(t, NoOnset(NewCurve(nil, 16), Bounds{}).Err(), "divergence-onset not measured: 0 answers of 0 blocks have no course; ask for longer ones")
 }

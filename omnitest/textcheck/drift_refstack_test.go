@@ -82,7 +82,7 @@ func TestPlantedDriftIsLocated(t *testing.T) {
 			o := c.Located()
 			t.Logf("k=%d: %v", k, o)
 			assert.InDelta(t, k, o.From, 16)
-			assert.ErrorContains(t, textcheck.NoOnset(c, textcheck.Bounds{}).Err(), fmt.Sprintf("divergence-onset %.3g, want <= 8 (default): from tokens %d..%d on ", o.Gain, o.From, o.To-1))
+			assert.ErrorContains(t, textcheck.NoOnset(c, textcheck.Bounds{}).Err(), fmt.Sprintf("divergence-onset %.4g, want <= 8 (default): from tokens %d..%d on ", o.Gain, o.From, o.To-1))
 			assert.ErrorContains(t, textcheck.PartingRate(c, textcheck.Bounds{}).Err(), fmt.Sprintf("%d of %d answers part where the control was sure", prompts, prompts))
 			for i, p := range all {
 				assert.True(t, p.Margins)

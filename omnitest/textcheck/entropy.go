@@ -82,13 +82,13 @@ const (
 // log probabilities, fewer than three windows, or an answer that was sure of everything from the beginning, as one that copies
 // its prompt is.
 func EntropyCollapse(t *api.Text, b Bounds) Result {
-	r := Result{Check: "entropy-collapse", Direction: ">=", Bound: or(b.EntropyFall, EntropyFall), Key: b.Key}
+	r := b.ask("entropy-collapse", ">=", or(b.EntropyFall, EntropyFall))
 	windows, err := EntropyWindows(t)
 	if err != nil {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "%v", err)
+		return r.unmeasured("%v", err)
 	}
 	if len(windows) < 3 {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "the answer has %d whole windows of %d tokens, it takes 3", len(windows), entropyWindow)
+		return r.unmeasured("the answer has %d whole windows of %d tokens, it takes 3", len(windows), entropyWindow)
 	}
 	r.Value = math.Inf(1)
 	for cut := 1; cut < len(windows); cut++ {
@@ -101,7 +101,7 @@ func EntropyCollapse(t *api.Text, b Bounds) Result {
 			windows[cut].From, after.Entropy, 100*after.Top, before.Entropy, 100*before.Top)
 	}
 	if math.IsInf(r.Value, 1) {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "the answer was sure from its beginning, %.3f nats per token: there is nothing to collapse", meanEntropy(windows).Entropy)
+		return r.unmeasured("the answer was sure from its beginning, %.3f nats per token: there is nothing to collapse", meanEntropy(windows).Entropy)
 	}
 	return r
 }
@@ -122,25 +122,25 @@ const EntropyMove = 0.2
 // EntropyKept compares window by window, as far as the texts agree and to the end of the window in which they part. It is the
 // check for answers of models that are sure by nature, where EntropyCollapse has nothing to measure.
 func EntropyKept(control, got *api.Text, b Bounds) Result {
-	r := Result{Check: "entropy-move", Direction: "<=", Bound: or(b.EntropyMove, EntropyMove), Key: b.Key}
+	r := b.ask("entropy-move", "<=", or(b.EntropyMove, EntropyMove))
 	a, err := EntropyWindows(control)
 	if err != nil {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "control: %v", err)
+		return r.unmeasured("control: %v", err)
 	}
 	w, err := EntropyWindows(got)
 	if err != nil {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "answer: %v", err)
+		return r.unmeasured("answer: %v", err)
 	}
 	p, err := Part(control, got)
 	if err != nil {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "%v", err)
+		return r.unmeasured("%v", err)
 	}
 	n := min(len(a), len(w))
 	if p.At >= 0 {
 		n = min(n, p.At/entropyWindow+1)
 	}
 	if n == 0 {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "no whole window of %d tokens in common", entropyWindow)
+		return r.unmeasured("no whole window of %d tokens in common", entropyWindow)
 	}
 	for i := range n {
 		if move := math.Abs(w[i].Entropy - a[i].Entropy); move >= r.Value {

@@ -147,7 +147,7 @@ func TestEntropyFailureTexts(t *testing.T) {
 	assert.NoError(t, EntropyCollapse(join(sure, coin), Bounds{}).Err(), "it wakes up")
 	assert.NoError(t, EntropyCollapse(join(coin, sure, coin), Bounds{}).Err(), "a quotation in the middle")
 	assert.EqualError(t, EntropyCollapse(join(coin, sure), Bounds{Key: "lab"}).Err(),
-		"entropy-collapse 0.00152, want >= 0.1 (lab): from token 64 on 0.001 nats per token (best token 100.0 %), before 0.693 (50.0 %)")
+		"entropy-collapse 0.001515, want >= 0.1 (lab): from token 64 on 0.001 nats per token (best token 100.0 %), before 0.693 (50.0 %)")
 	for want, r := range map[string]Result{
 		"the answer was sure from its beginning, 0.001 nats per token: there is nothing to collapse": EntropyCollapse(join(sure, sure), Bounds{}),
 		"the answer has 2 whole windows of 32 tokens, it takes 3":                                    EntropyCollapse(coin, Bounds{}),
@@ -159,7 +159,7 @@ func TestEntropyFailureTexts(t *testing.T) {
 
 	assert.NoError(t, EntropyKept(join(sure, sure), join(sure, sure), Bounds{}).Err())
 	assert.EqualError(t, EntropyKept(join(sure, sure), join(sure, coin), Bounds{}).Err(),
-		"entropy-move 0.692, want <= 0.2 (default): tokens 96..127: 0.693 nats per token, control 0.001")
+		"entropy-move 0.6921, want <= 0.2 (default): tokens 96..127: 0.693 nats per token, control 0.001")
 	assert.EqualError(t, EntropyKept(answerOf("x"), sure, Bounds{}).Err(), "entropy-move not measured: control: "+ErrNoMargins.Error())
 	assert.EqualError(t, EntropyKept(sure, answerOf("x"), Bounds{}).Err(), "entropy-move not measured: answer: "+ErrNoMargins.Error())
 	assert.EqualError(t, EntropyKept(sure, steady(20, half, half), Bounds{}).Err(), "entropy-move not measured: no whole window of 32 tokens in common")

@@ -144,12 +144,13 @@ func latest(repeated []int) int {
 // Repetition judges one text by the larger excess of its exact and its near loop.
 func Repetition(text string, b Bounds) Result {
 	exact, near := FindLoop(text), FindNearLoop(text)
-	r := Result{Check: "repetition-loop", Direction: "<=", Key: b.Key, Value: exact.Share, Bound: or(b.Loop, LoopShare), Note: exact.String()}
+	r := b.ask("repetition-loop", "<=", or(b.Loop, LoopShare))
+	r.Value, r.Note = exact.Share, exact.String()
 	if utf8.RuneCountInString(text) == 0 {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "empty answer")
+		return r.unmeasured("empty answer")
 	}
 	if bound := or(b.NearLoop, NearLoopShare); r.OK() && near.Share > bound {
-		r.Check, r.Value, r.Bound, r.Note = "near-repetition-loop", near.Share, bound, near.String()
+		r.Name, r.Value, r.Bound, r.Note = "near-repetition-loop", near.Share, bound, near.String()
 	}
 	return r
 }

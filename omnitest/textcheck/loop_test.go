@@ -74,7 +74,7 @@ func TestLoopFailureTexts(t *testing.T) {
 		fmt.Fprintf(&steps, "Step %d: stir the soup slowly and taste it again before you go on. ", i+1)
 	}
 	err = NoLoop(Bounds{})(answerOf("How to cook: " + steps.String()))
-	assert.EqualError(t, err, `near-repetition-loop 0.954, want <= 0.6 (default): "1: stir the soup slowly and taste it again befor..." 29.7 times with changes from character 18 of 2014 to the end`)
+	assert.EqualError(t, err, `near-repetition-loop 0.9543, want <= 0.6 (default): "1: stir the soup slowly and taste it again befor..." 29.7 times with changes from character 18 of 2014 to the end`)
 
 	two := answerOf("fine")
 	two.Choices = append(two.Choices, api.Choice{Text: strings.Repeat("ab", 50)})

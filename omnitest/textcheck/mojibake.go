@@ -169,9 +169,9 @@ func SplitRunes(events []api.Event) []Damage {
 // Characters counts what is broken in an answer: in the text of every choice, and in the events where it was streamed. A model
 // that writes bytes which are no characters, as one with random weights does, cannot be asked.
 func Characters(t *api.Text, b Bounds) Result {
-	r := Result{Check: "mojibake", Direction: "<=", Bound: b.Damaged, Key: b.Key}
+	r := b.ask("mojibake", "<=", b.Damaged)
 	if t == nil || len(t.Choices) == 0 {
-		return unmeasured(r.Check, r.Direction, r.Bound, r.Key, "an answer without choices")
+		return r.unmeasured("an answer without choices")
 	}
 	var all []Damage
 	for _, c := range t.Choices {

@@ -122,9 +122,9 @@ const NeedleMissing = 0.1
 
 // Needles judges the worst depth by the share that is missing there.
 func Needles(r Recall, b Bounds) Result {
-	x := Result{Check: "needle-missing", Direction: "<=", Bound: or(b.NeedleMissing, NeedleMissing), Key: b.Key}
+	x := b.ask("needle-missing", "<=", or(b.NeedleMissing, NeedleMissing))
 	if len(r) == 0 {
-		return unmeasured(x.Check, x.Direction, x.Bound, x.Key, "no needle was asked for")
+		return x.unmeasured("no needle was asked for")
 	}
 	worst := r[0]
 	missing := func(row RecallRow) float64 { return 1 - float64(row.Found)/float64(row.Asked) }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/omnitest/suite/omnitest/measure"
 )
 
 func TestHaystack(t *testing.T) {
@@ -43,10 +45,10 @@ func TestRecallByDepth(t *testing.T) {
 }
 
 func TestResultIsWritten(t *testing.T) {
-	data, err := json.Marshal([]Result{{Check: "a", Value: 1, Bound: 2, Direction: "<=", Key: "k"}, unmeasured("b", ">=", .5, "", "no %s", "tokens")})
+	data, err := json.Marshal([]Result{{measure.Metric{Name: "a", Value: 1, Bound: 2, Direction: "<=", Key: "k"}}, Bounds{}.ask("b", ">=", .5).unmeasured("no %s", "tokens")})
 	require.NoError(t, err)
-	assert.JSONEq(t, `[{"check":"a","value":1,"bound":2,"direction":"<=","key":"k","ok":true},
-		{"check":"b","value":null,"bound":0.5,"direction":">=","note":"no tokens","ok":false}]`, string(data))
-	assert.Error(t, Result{Check: "c", Value: 1, Bound: 2}.Err(), "no direction never passes")
-	assert.Error(t, Result{Check: "c", Value: math.NaN(), Bound: 2, Direction: ">="}.Err())
+	assert.JSONEq(t, `[{"name":"a","value":1,"bound":2,"direction":"<=","key":"k","ok":true},
+		{"name":"b","value":"not measured","bound":0.5,"direction":">=","note":"no tokens","key":"default","ok":false}]`, string(data))
+	assert.Error(t, Result{measure.Metric{Name: "c", Value: 1, Bound: 2}}.Err(), "no direction never passes")
+	assert.Error(t, Result{measure.Metric{Name: "c", Value: math.NaN(), Bound: 2, Direction: ">="}}.Err())
 }
