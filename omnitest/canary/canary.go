@@ -46,7 +46,7 @@ type Options struct {
 	Cadence time.Duration // between two events; 0: 10 ms. A p99 needs 368 events
 	Bytes   int           // of one event on the wire, at least 160; 0: 220, as vLLM's chunks have
 	// Client is the client of the run: the canary reads by a copy of it, so that its settings and transport are what is
-	// measured. nil: a Client with nothing set.
+	// measured. Its Limits and its Timeout are not taken over. nil: a Client with nothing set.
 	Client *api.Client
 }
 
@@ -108,7 +108,7 @@ func Start(ctx context.Context, o Options) (*Canary, error) {
 	if o.Client != nil {
 		c.client = *o.Client
 	}
-	c.client.BaseURL, c.client.Model, c.client.APIKey = server.url(), "canary", ""
+	c.client.BaseURL, c.client.Model, c.client.APIKey, c.client.Limits = server.url(), "canary", "", api.Limits{}
 	c.client.Timeout = streamEvents*o.Cadence + time.Hour // a stalled canary is a finding, no failure
 	ctx, c.cancel = context.WithCancel(ctx)
 	ticking := make(chan struct{})

@@ -2,6 +2,8 @@ package canary
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"testing"
 	"time"
 
@@ -76,8 +78,37 @@ func TestStartFails(t *testing.T) {
 	assert.EqualError(t, err, "canary: ended before its first event")
 
 	// A client that cannot reach the loopback measures nothing, and says why.
-	_, err = Start(t.Context(), Options{Client: &api.Client{Limits: api.Limits{BodyBytes: 1}}})
-	assert.ErrorContains(t, err, "answer of more than 1 bytes (Limits.BodyBytes)")
+	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = Start(ctx, Options{Client: &api.Client{HTTP: &http.Client{Transport: nowhere{}}}})
+	assert.ErrorContains(t, err, "no loopback in this sandbox")
+	assert.ErrorContains(t, err, "canary: ended before its first event")
+}
+
+type nowhere struct{}
+
+func (nowhere) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("no loopback in this sandbox")
+}
+
+// A stream that breaks is taken up again; what was due meanwhile is late, and the break is not hidden.
+func TestBrokenStream(t *testing.T) {
+	c, err := Start(t.Context(), Options{Cadence: 2 * time.Millisecond})
+	require.NoError(t, err)
+	time.Sleep(20 * time.Millisecond)
+	c.server.mu.Lock()
+	for conn := range c.server.conn {
+		conn.Close()
+	}
+	c.server.mu.Unlock()
+	for began := time.Now(); len(c.broken()) == 0 && time.Since(began) < 10*time.Second; {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond)
+	e := c.Stop(load.Result{})
+	require.NotEmpty(t, c.broken())
+	assert.ErrorContains(t, c.broken()[0], "missing finish_reason of choice 0 and [DONE]")
+	assert.Equal(t, int(c.end/(2*time.Millisecond)), e.Event.N, "every event that was due is in the account")
 }
 
 // A canary whose context ended early does not count the rest of the run as late.

@@ -62,6 +62,8 @@ func TestVerdict(t *testing.T) {
 		{"few calls, all in time", text, func(e *metrics.ClientError) { e.Dispatch = describe(evenly(64, .5, 0, 0), "") }, metrics.ClientValid, nil},
 		{"few calls, one late", text, func(e *metrics.ClientError) { e.Dispatch = describe(evenly(64, .02, 1, .7), "") }, metrics.ClientUnknown,
 			[]string{"dispatch: max 0.7 ms of 64, limit 0.5 ms (1 % of the median TTFT 50 ms), p99 needs 368 calls"}},
+		{"a closed loop of one wave", text, func(e *metrics.ClientError) { e.Dispatch = describe(nil, oneWave) }, metrics.ClientValid, nil},
+		{"no call", text, func(e *metrics.ClientError) { e.Dispatch = describe(nil, "no call was sent") }, metrics.ClientUnknown, []string{"dispatch: not measured: no call was sent"}},
 		{"no canary", text, func(e *metrics.ClientError) { e.Event = describe(nil, "the canary's stream broke: EOF") }, metrics.ClientUnknown,
 			[]string{"events: not measured: the canary's stream broke: EOF"}},
 		{"no CPU", text, func(e *metrics.ClientError) { e.CPUShare = metrics.Absent("getrusage: x") }, metrics.ClientUnknown, []string{"CPU: not measured: getrusage: x"}},
@@ -93,7 +95,7 @@ func TestDescribeRefusesWhatNDoesNotSupport(t *testing.T) {
 
 // A wait for a slot is the plan's, a call that was never sent has no lateness.
 func TestDispatch(t *testing.T) {
-	l := dispatch(load.Result{Calls: []load.Call{
+	l := dispatch(load.Result{Plan: load.Plan{Arrivals: load.Burst{}}, Calls: []load.Call{
 		{Due: time.Second, Sent: time.Second + 2*time.Millisecond, State: load.OK},
 		{Due: time.Second, Queue: 3 * time.Second, Sent: 4*time.Second + time.Millisecond, State: load.Failed},
 		{Due: time.Second, State: load.NotSent}, {Due: time.Second, State: load.Skipped},
@@ -101,6 +103,14 @@ func TestDispatch(t *testing.T) {
 	assert.Equal(t, 2, l.N)
 	assert.Equal(t, metrics.Of(2), l.Max)
 	assert.Equal(t, metrics.Absent("no call was sent"), dispatch(load.Result{}).Max)
+
+	// 1 ms late at the start is nobody's schedule in a closed loop, but it is that of a burst.
+	wave := load.Result{Counts: load.Counts{Sent: 2}, Calls: []load.Call{{Sent: time.Millisecond, State: load.OK}, {Due: time.Second, Sent: time.Second, State: load.OK}}}
+	assert.Equal(t, metrics.Of(0), dispatch(wave).Max)
+	wave.Calls = wave.Calls[:1]
+	assert.Equal(t, metrics.Absent("a closed loop has no schedule for the first call of a lane, and there was no second one"), dispatch(wave).Max)
+	wave.Plan.Arrivals = load.Burst{}
+	assert.Equal(t, metrics.Of(1), dispatch(wave).Max)
 }
 
 func TestCoalesced(t *testing.T) {

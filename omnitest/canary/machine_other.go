@@ -1,0 +1,7 @@
+//go:build !linux && !darwin
+
+package canary
+
+func kernel() string { return "" }
+
+func cpuModel() string { return "" }
