@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"mime"
 	"net/textproto"
 	"slices"
@@ -23,11 +24,24 @@ type part struct {
 	content []byte
 }
 
-var errForm = errors.New("boundary missing or form cut off")
+// A form is read without a copy of its content. What is allocated are its parts and their headers, and both are bounded, so that
+// no body, of whatever size, costs more than formMemory beside itself.
+const (
+	formParts  = 1000     // as Starlette's and Go's
+	formHeads  = 1 << 20  // bytes of all header lines
+	formMemory = 32 << 20 // bytes; 1000 parts with their readers take 6 MiB, a header's parts a few times its length
+)
+
+var (
+	errForm      = errors.New("boundary missing or form cut off")
+	errFormParts = fmt.Errorf("more than %d parts", formParts)
+	errFormHeads = fmt.Errorf("headers of more than %d KiB", formHeads>>10)
+)
 
 // parseForm reads b, which it keeps. A form without its closing boundary was cut off and is an error.
 func parseForm(b []byte, boundary string) (*form, error) {
 	f := &form{boundary: boundary}
+	heads := 0
 	mark := []byte("\r\n--" + boundary)
 	if bytes.HasPrefix(b, mark[2:]) {
 		b = b[len(mark)-2:]
@@ -52,6 +66,12 @@ func parseForm(b []byte, boundary string) (*form, error) {
 			return nil, errForm
 		}
 		p := part{head: body[:len(body)-len(content)], content: content}
+		switch heads += len(p.head); {
+		case len(f.parts) == formParts:
+			return nil, errFormParts
+		case heads > formHeads:
+			return nil, errFormHeads
+		}
 		header, err := textproto.NewReader(bufio.NewReader(bytes.NewReader(p.head))).ReadMIMEHeader()
 		if err != nil {
 			return nil, err

@@ -25,7 +25,15 @@ const (
 	maxInputs  = 4 // recorded: "At most 4 images are supported by this model."
 	formMemory = 64 << 20
 	maxURLFile = 64 << 20
+
+	// What a request costs at most before it is painted: its bytes a few times over (form, parts, decoded), and 24 bytes for
+	// each pixel that its pictures and its mask claim to have (a progressive CMYK JPEG; a PNG takes 8), whether they hold them
+	// or not.
+	maxInputPixels = maxPixels // all pictures of a request and its mask together
 )
+
+// inputMemory is that limit in bytes, for a body and the pixels that its pictures claim.
+func inputMemory(body, pixels int) int { return 16<<20 + 8*body + 24*min(pixels, maxInputPixels) }
 
 // edits is POST /v1/images/edits. Its validation is looser than that of generations, as recorded: no limits on n, steps
 // and guidance, failures of the engine are 500.
@@ -89,6 +97,9 @@ func (s *Server) edits(w http.ResponseWriter, r *http.Request) *failure {
 		j.W, j.H = first.Width, first.Height
 		size = fmt.Sprintf("%dx%d", j.W, j.H)
 	} else if j.W, j.H, bad = parseSize(size); bad != nil {
+		return bad
+	}
+	if bad := together(files, maskBytes(r.MultipartForm)); bad != nil {
 		return bad
 	}
 	for _, b := range files {
@@ -169,6 +180,29 @@ func maskFile(m *multipart.Form) (image.Image, *failure) {
 		return nil, bad
 	}
 	return pixels(b)
+}
+
+// maskBytes is the mask as a file, nil without one or where it is a URL.
+func maskBytes(m *multipart.Form) []byte {
+	if len(m.File["mask_image"]) == 0 {
+		return nil
+	}
+	b, _ := readPart(m.File["mask_image"][0]) // what is wrong with it is said when it is used
+	return b
+}
+
+// together refuses pictures that are too many pixels in sum. One that cannot be read is left for its own error.
+func together(files [][]byte, mask []byte) *failure {
+	sum := 0
+	for _, b := range append(files[:len(files):len(files)], mask) {
+		if c, bad := header(b); bad == nil {
+			sum += c.Width * c.Height
+		}
+	}
+	if sum > maxInputPixels {
+		return badRequest("Failed to open uploaded file: images of %d pixels together exceed the limit of %d", sum, maxInputPixels)
+	}
+	return nil
 }
 
 // header reads the size of a picture before memory is spent on its pixels.

@@ -101,12 +101,19 @@ type batch struct {
 	peakMB  float64
 }
 
+// maxPictures bounds n on the routes whose validation does not (edits and chat, as recorded).
+const maxPictures = 128
+
 // errGone: the client left while its request waited.
 var errGone = errors.New("dit: the client left")
 
 // run takes a request through the queue and paints its n pictures. Picture i has the job's seed + i. The work is not
 // stopped when the client leaves: recorded, vLLM-Omni finishes the job and the next request waits for it.
 func (s *Server) run(ctx context.Context, arrived time.Time, j Job, n int) (*batch, error) {
+	if n > maxPictures {
+		s.meter.finished("abort", arrived)
+		return nil, fmt.Errorf("dit: %d pictures in one request: at most %d", n, maxPictures)
+	}
 	if s.cfg.Faults.WrongCount {
 		n++
 	}
