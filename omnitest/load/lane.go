@@ -108,12 +108,10 @@ func (l *lane[T]) call(c *slot[T], turn Turn[T]) {
 	p := l.p
 	own, cancel := context.WithTimeoutCause(l.ctx, p.plan.Limit, p.over)
 	defer cancel()
+	var leave context.CancelCauseFunc
 	if p.plan.abandons(c.Index) {
-		leaving, leave := context.WithCancelCause(own)
-		clock := time.AfterFunc(p.plan.Cancel.Delay, func() { leave(ErrAbandoned) })
-		own = leaving
+		own, leave = context.WithCancelCause(own)
 		defer leave(nil)
-		defer clock.Stop()
 	}
 	c.ended = make(chan struct{})
 	unwatch := context.AfterFunc(own, func() { l.watch(own, c) })
@@ -138,7 +136,13 @@ func (l *lane[T]) call(c *slot[T], turn Turn[T]) {
 			err = newPanicError(x)
 		}
 	}()
+	if p.due != nil && c.Turn == 0 {
+		watch(p.began.Add(c.Due)) // all is ready
+	}
 	c.Sent = time.Since(p.began)
+	if leave != nil {
+		defer time.AfterFunc(p.plan.Cancel.Delay, func() { leave(ErrAbandoned) }).Stop()
+	}
 	raise(&p.peak, p.inFlight.Add(1))
 	v, err = p.op(own, turn)
 }

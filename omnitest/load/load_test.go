@@ -261,14 +261,3 @@ func TestEveryCallIsAccountedFor(t *testing.T) {
 		}
 	})
 }
-
-// The sender's own cost per call, without a target.
-func BenchmarkRun(b *testing.B) {
-	const calls = 10_000
-	for b.Loop() {
-		if _, err := load.Run(b.Context(), load.Plan{Concurrency: 8, Requests: calls}, func(context.Context, int) error { return nil }); err != nil {
-			b.Fatal(err)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/calls, "ns/call")
-}

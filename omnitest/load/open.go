@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// open runs the schedule: one pacer hands each conversation to a waiting lane at the moment it is due.
+// open runs the schedule: one pacer hands each conversation to a lane that waits for it.
 func (p *phase[T]) open(ctx context.Context) {
 	p.jobs = make(chan *session[T])
 	lanes := p.plan.Concurrency
@@ -68,7 +68,7 @@ func (p *phase[T]) take(l *lane[T]) *session[T] {
 	return s
 }
 
-// pace hands out the conversations of the schedule. All times are absolute, since p.began: what one wait is late, the next
+// pace hands out the conversations of the schedule, each a moment before it is due. All times are absolute, since p.began: what one wait is late, the next
 // makes up (relative sleeps gave 603 calls/s of 1,000).
 func (p *phase[T]) pace(ctx context.Context) {
 	defer close(p.jobs)
@@ -76,7 +76,7 @@ func (p *phase[T]) pace(ctx context.Context) {
 	p.began = time.Now()
 	for range p.due {
 		s := p.draw(true)
-		if !w.until(p.began.Add(s.due)) {
+		if !w.near(p.began.Add(s.due)) {
 			return
 		}
 		select { // the short way first
