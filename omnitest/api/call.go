@@ -128,9 +128,9 @@ func (x *call) readAll(buf []byte) ([]byte, error) {
 	r := (*bodyReader)(x)
 	for {
 		if len(buf) == cap(buf) {
-			buf = slices.Grow(buf, len(buf)) // double
+			buf = grow(buf)
 		}
-		n, err := r.Read(buf[len(buf):cap(buf)])
+		n, err := r.Read(buf[len(buf):min(cap(buf), len(buf)+piece)])
 		buf = buf[:len(buf)+n]
 		if err == io.EOF {
 			x.ex.End = x.since()

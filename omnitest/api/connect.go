@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,7 +15,10 @@ import (
 const (
 	connectLimit = time.Minute // for all connections of one Connect together
 	dialing      = 128         // connections that are opened at the same time: a server's accept queue is finite, and a lost SYN costs a second
-	putBackLimit = 5 * time.Second
+	putBackLimit = time.Second
+	// net/http gives a connection up whose write was not confirmed 50 ms after the answer, which happens on a machine that is
+	// overloaded: such connections are opened again.
+	rounds = 4
 )
 
 // Connected is what Connect did.
@@ -41,29 +45,37 @@ func (c *Client) Connect(ctx context.Context, n int) (Connected, error) {
 	defer cancel(nil)
 	ctx, stop := context.WithTimeoutCause(ctx, connectLimit, fmt.Errorf("%s passed", connectLimit))
 	defer stop()
-	o := &opening{client: c, url: url, all: make(chan struct{}), slots: make(chan struct{}, dialing), cancel: cancel}
-	o.missing.Store(int64(n))
 	begin := time.Now()
-	var each sync.WaitGroup
-	for range n {
-		each.Go(func() { o.one(ctx) })
-	}
-	each.Wait()
-	done := Connected{Opened: int(o.opened.Load()), Reused: int(o.reused.Load()), Took: time.Since(begin), Slowest: time.Duration(o.slowest.Load())}
-	switch {
-	case o.missing.Load() > 0:
-		return done, fmt.Errorf("api: %d of %d connections to %s are open: %w", done.Opened+done.Reused, n, c.BaseURL, context.Cause(ctx))
-	case int(o.kept.Load()) < n:
-		why := "the connections broke"
-		if o.closes.Load() {
-			why = "the server closes them after an answer"
+	var done Connected
+	for round := 1; ; round++ {
+		o := &opening{client: c, url: url, all: make(chan struct{}), slots: make(chan struct{}, dialing), cancel: cancel}
+		o.missing.Store(int64(n))
+		var each sync.WaitGroup
+		for range n {
+			each.Go(func() { o.one(ctx) })
 		}
-		return done, fmt.Errorf("api: %d of %d connections to %s stay open: %s", o.kept.Load(), n, c.BaseURL, why)
+		each.Wait()
+		if round == 1 {
+			done.Reused = int(o.reused.Load())
+		}
+		done.Opened += int(o.opened.Load())
+		done.Took, done.Slowest = time.Since(begin), max(done.Slowest, time.Duration(o.slowest.Load()))
+		why, _ := o.why.Load().(reason)
+		switch {
+		case o.missing.Load() > 0:
+			return done, fmt.Errorf("api: %d of %d connections to %s are open: %w", n-int(o.missing.Load()), n, c.BaseURL, context.Cause(ctx))
+		case int(o.kept.Load()) == n:
+			return done, nil
+		case round == rounds || why == errCloses:
+			if why.error == nil {
+				why = errLate
+			}
+			return done, fmt.Errorf("api: %d of %d connections to %s stay open: %w", o.kept.Load(), n, c.BaseURL, why.error)
+		}
 	}
-	return done, nil
 }
 
-// opening is one Connect under way.
+// opening is one round of Connect.
 type opening struct {
 	client *Client
 	url    string
@@ -72,8 +84,16 @@ type opening struct {
 	all    chan struct{} // closed when every request has a connection of its own: none may go back to the pool before
 
 	missing, opened, reused, kept, slowest atomic.Int64
-	closes                                 atomic.Bool
+	why                                    atomic.Value // the first reason of a connection that did not stay open
 }
+
+// reason is what atomic.Value holds, which wants one type.
+type reason struct{ error }
+
+var (
+	errCloses = reason{errors.New("the server closes them after an answer")}
+	errLate   = reason{errors.New("the transport did not take the others back")}
+)
 
 func (o *opening) one(ctx context.Context) {
 	select {
@@ -97,6 +117,8 @@ func (o *opening) one(ctx context.Context) {
 		PutIdleConn: func(err error) {
 			if err == nil {
 				o.kept.Add(1)
+			} else {
+				o.why.CompareAndSwap(nil, reason{err})
 			}
 			select {
 			case put <- struct{}{}:
@@ -115,17 +137,19 @@ func (o *opening) one(ctx context.Context) {
 	}
 	resp, err := o.client.http().Do(req)
 	if err != nil {
+		err := errors.New(rootText(err))
 		select {
 		case <-o.all: // it was open, and broke
+			o.why.CompareAndSwap(nil, reason{err})
 		default:
-			o.cancel(fmt.Errorf("%s", rootText(err)))
+			o.cancel(err)
 		}
 		return
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, errorBytes))
 	resp.Body.Close()
 	if resp.Close {
-		o.closes.Store(true)
+		o.why.CompareAndSwap(nil, errCloses)
 		return
 	}
 	select { // the transport takes the connection back just after the body ended

@@ -46,8 +46,8 @@ func (c *cursor) long() []byte {
 		return c.bytes()
 	}
 	rest := c.b[c.i+1:]
-	n := bytes.IndexByte(rest, '"')
-	if n < 0 || bytes.IndexByte(rest[:n], '\\') >= 0 {
+	n := indexByte(rest, '"')
+	if n < 0 || indexByte(rest[:n], '\\') >= 0 {
 		return c.bytes()
 	}
 	c.i += n + 2
@@ -247,13 +247,12 @@ func (c *cursor) base64(limit int64) []byte {
 		c.err = &Error{Kind: Limit, Message: fmt.Sprintf("image file of %d bytes, limit %d (Limits.FileBytes)", n, limit)}
 		return nil
 	}
-	// The decoder would pass over line breaks, which JSON forbids inside a string.
-	if bytes.IndexByte(text, '\n') >= 0 || bytes.IndexByte(text, '\r') >= 0 {
-		c.fail("line break in base64")
+	out := make([]byte, base64.StdEncoding.DecodedLen(len(text))) // the decoder wants room for the padding too
+	n, err := decodeBase64(out, text)
+	if err == errLineBreak {
+		c.fail("%v", err)
 		return nil
 	}
-	out := make([]byte, base64.StdEncoding.DecodedLen(len(text))) // the decoder wants room for the padding too
-	n, err := base64.StdEncoding.Decode(out, text)
 	if err != nil {
 		c.fail("%v (%d characters, first %.24q)", err, len(text), text)
 		return nil
