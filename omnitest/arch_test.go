@@ -31,14 +31,15 @@ var arrows = map[string]string{
 	"omnitest/refstack":         "proxy refstack/ar refstack/dit",
 	"omnitest/refstack/ar":      "",
 	"omnitest/refstack/dit":     "fixtures/fonts",
-	"omnitest/textcheck":        "api",
-	"omnitest/audiocheck":       "",
+	"omnitest/textcheck":        "api measure",
+	"omnitest/measure":          "", // a value with its bound, and the folder of evidence: for every kind of check
+	"omnitest/audiocheck":       "measure",
 	"omnitest/handoff":          "api flow textcheck internal/prom",
 	"omnitest/handoff/probe":    "api flow handoff textcheck imagecheck internal/prom",
 	"omnitest/handoff/gate":     "api handoff handoff/probe textcheck",
 	"omnitest/wiretap":          "flow",
 	"omnitest/netfault":         "internal/ports",
-	"omnitest/imagecheck":       "api",
+	"omnitest/imagecheck":       "api measure fixtures/fonts",
 	"omnitest/load":             "stats",
 	"omnitest/stats":            "",
 	"omnitest/workload":         "api",
@@ -48,6 +49,8 @@ var arrows = map[string]string{
 	"omnitest/metrics":          "api flow",
 	"omnitest/hw":               "",
 	"omnitest/report":           "metrics hw handoff",
+	"omnitest/report/plot":      "report",
+	"omnitest/report/progress":  "",
 	"omnitest/offline":          "refstack refstack/ar internal/proc",
 	"omnitest/internal/proc":    "",
 	"omnitest/internal/ports":   "",
@@ -59,6 +62,8 @@ var arrows = map[string]string{
 	"omnitest/internal/refpd":   "proxy refstack refstack/ar refstack/dit", // for tests
 	"fixtures":                  "",
 	"fixtures/fonts":            "",
+
+	"omnitest/internal/stamped/peers": "api load metrics vllmcpu internal/stamped", // a program: make peers
 }
 
 // forTests are rooms that only test code may enter, and that therefore may know *testing.T.
@@ -74,8 +79,11 @@ var dependencies = []struct{ module, rooms, why string }{
 	{"github.com/prometheus/client_model", "omnitest/internal/prom omnitest/refstack/ar", "the types of that parser"},
 	{"github.com/corona10/goimagehash", "omnitest/imagecheck", "perceptual hashes; pinned at v1.1.0, see imagecheck/hash.go"},
 	{"golang.org/x/sys", "omnitest/internal/stamped omnitest/load omnitest/canary", "sleeping to the microsecond and binding to cores, on Linux"},
-	{"golang.org/x/image", "omnitest/api omnitest/imagecheck omnitest/refstack/dit fixtures/fonts", "WebP, scaling, fonts"},
+	{"golang.org/x/image", "omnitest/api omnitest/imagecheck omnitest/audiocheck omnitest/refstack/dit fixtures/fonts", "WebP, scaling, fonts"},
 	{"gonum.org/v1/gonum", "omnitest/load", "incomplete gamma and beta functions, for the test of the sent times"},
+	{"gonum.org/v1/plot", "omnitest/report/plot", "PNG and SVG files; apart from report, whose page needs no drawing library"},
+	{"github.com/vbauerster/mpb/v8", "omnitest/report/progress", "a bar that redraws itself and leaves the terminal as it was"},
+	{"golang.org/x/term", "omnitest/report/progress", "is standard error a terminal"},
 	{"github.com/alecthomas/kong", "omnitest/cmd/omnitest", "command lines as structs, with help that cannot lag behind"},
 	{"github.com/google/go-cmp", "omnitest/handoff omnitest/imagecheck omnitest/report", "structural diffs in failure texts"},
 }

@@ -163,18 +163,18 @@ func (c *conn) tokens(req *http.Request, body []byte) bool {
 	st := newStream(c, req, a, n, fault, arrived)
 	s.ledger.begin(st.req)
 	if fault == Error500 {
-		s.ledger.end(st.req, StateFault)
+		s.ledger.end(st.req, StateFault, Now(), 0, true)
 		return c.json(500, errorObject("planted", "InternalServerError", 500))
 	}
 	if a.Stream && !c.headStream(req) {
-		s.ledger.end(st.req, StateLeft)
+		s.ledger.end(st.req, StateLeft, Now(), 0, true)
 		return false
 	}
 	if fault == CloseAt200 {
 		if !a.Stream {
 			c.headStream(req)
 		}
-		s.ledger.end(st.req, StateFault)
+		s.ledger.end(st.req, StateFault, Now(), 0, true)
 		return false
 	}
 	st.pacer.add(st)

@@ -35,6 +35,8 @@ type stream struct {
 	wake    int64  // when the pacer looks at it: due, or earlier while bytes are pending
 	ended   int64  // when its last bytes were tried; 0: not yet
 	pending []byte // what the reader's full buffers did not take
+	blocked int
+	told    bool // the ledger has it
 	over    bool
 	left    atomic.Bool   // the client is gone
 	done    chan struct{} // closed when it is over
@@ -193,9 +195,9 @@ func (p *pacer) step(st *stream) {
 	st.req.Due, st.req.Written = append(st.req.Due, st.due), append(st.req.Written, now)
 	if !st.streamed {
 		body := st.whole(nil)
-		st.ended = now
+		st.next, st.ended = st.n, now
+		p.tell(st, StateDone)
 		p.write(st, append(head(nil, 200, "application/json", len(body)), body...))
-		st.next = st.n
 		p.settle(st)
 		return
 	}
@@ -222,6 +224,9 @@ func (p *pacer) step(st *stream) {
 	}
 	if st.next == st.n {
 		st.ended = Now()
+		if len(st.pending) == 0 {
+			p.tell(st, StateDone)
+		}
 		p.write(st, append(p.frame(st.end), "0\r\n\r\n"...))
 	}
 	p.settle(st)
@@ -245,7 +250,7 @@ func (p *pacer) flush(st *stream) {
 	rest := st.pending
 	st.pending = nil
 	now := Now()
-	if p.write(st, rest) && !st.over {
+	if p.write(st, rest) && !st.over && !st.told {
 		st.req.Written[len(st.req.Written)-1] = now
 		if st.ended > 0 {
 			st.ended = now
@@ -297,7 +302,7 @@ func (p *pacer) write(st *stream, b []byte) bool {
 		p.finish(st, StateLeft)
 		return false
 	case n < len(b):
-		st.req.Blocked++
+		st.blocked++
 		st.pending = append(st.pending[:0], b[n:]...)
 		return false
 	}
@@ -309,14 +314,21 @@ func (p *pacer) finish(st *stream, state State) {
 		return
 	}
 	st.over = true
-	if st.req.Ended = st.ended; state != StateDone {
-		st.req.Ended = Now()
+	if state != StateDone {
+		st.ended = Now()
 	}
-	p.srv.ledger.end(st.req, state)
+	p.tell(st, state)
 	if st.closes {
 		st.conn.raw.Close()
 	}
 	close(st.done)
+}
+
+// tell puts a stream into the ledger, or corrects what it told. It is called before the last bytes are written: a client that
+// has read them finds its request there.
+func (p *pacer) tell(st *stream, state State) {
+	p.srv.ledger.end(st.req, state, st.ended, st.blocked, !st.told)
+	st.told = true
 }
 
 // queue is a heap by wake.

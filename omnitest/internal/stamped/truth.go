@@ -26,7 +26,7 @@ type Request struct {
 	Asked        int     `json:"asked"`             // tokens
 	Due          []int64 `json:"due,omitempty"`     // per token; of an answer that is not streamed only the last
 	Written      []int64 `json:"written,omitempty"` // per token, just before the write
-	Ended        int64   `json:"ended"` // just before the write of its last bytes: what the client sends next comes after it
+	Ended        int64   `json:"ended"`             // just before the write of its last bytes: what the client sends next comes after it
 	State        State   `json:"state"`
 	Blocked      int     `json:"blocked,omitempty"` // writes that the reader's full buffers put off; these are late by its fault
 }
@@ -82,23 +82,26 @@ func (l *ledger) begin(*Request) {
 	l.running++
 }
 
-func (l *ledger) end(r *Request, state State) {
-	r.State = state
-	if r.Ended == 0 {
-		r.Ended = Now()
-	}
-	tokens := len(r.Written)
-	if !r.Stream && tokens > 0 {
-		tokens = r.Asked
-	}
+// end is told how a request ended. Not first: only how it ended is new.
+func (l *ledger) end(r *Request, state State, at int64, blocked int, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if r.State == StateDone {
+		l.finished--
+	}
+	if r.State, r.Ended, r.Blocked = state, at, blocked; state == StateDone {
+		l.finished++
+	}
+	if !first {
+		return
+	}
 	l.running--
 	l.ended = append(l.ended, r)
 	l.prompt += r.PromptTokens
-	l.generated += tokens
-	if state == StateDone {
-		l.finished++
+	if r.Stream {
+		l.generated += len(r.Written)
+	} else if len(r.Written) > 0 {
+		l.generated += r.Asked
 	}
 }
 
@@ -116,9 +119,26 @@ func (l *ledger) truth(o Options, events bool) Truth {
 	}
 	l.mu.Unlock()
 	slices.SortStableFunc(t.Requests, func(a, b Request) int { return int(min(1, max(-1, a.Arrived-b.Arrived))) })
+	t.describe()
+	if !events {
+		for i := range t.Requests {
+			t.Requests[i].Due, t.Requests[i].Written = nil, nil
+		}
+	}
+	return t
+}
+
+// Last is the truth of the last n requests alone: tools send some of their own before a measurement. It needs the events.
+func (t Truth) Last(n int) Truth {
+	t.Requests = t.Requests[max(0, len(t.Requests)-n):]
+	t.describe()
+	return t
+}
+
+// describe makes the figures from Requests.
+func (t *Truth) describe() {
 	var ttft, itl, late []int64
-	for i := range t.Requests {
-		r := &t.Requests[i]
+	for _, r := range t.Requests {
 		for k, w := range r.Written {
 			late = append(late, w-r.Due[k])
 			switch {
@@ -128,16 +148,13 @@ func (l *ledger) truth(o Options, events bool) Truth {
 				ttft = append(ttft, w-r.Arrived)
 			}
 		}
-		if !events {
-			r.Due, r.Written = nil, nil
-		}
 	}
 	t.TTFT, t.ITL, t.Late = NewSpread(ttft), NewSpread(itl), NewSpread(late)
 	t.InFlightPeak = peak(t.Requests)
+	t.ArrivalRate = 0
 	if n := len(t.Requests); n > 1 && t.Requests[n-1].Arrived > t.Requests[0].Arrived {
 		t.ArrivalRate = float64(n-1) / (float64(t.Requests[n-1].Arrived-t.Requests[0].Arrived) / 1e9)
 	}
-	return t
 }
 
 // peak sweeps over the beginnings and ends; an end at the moment of a beginning comes first.
