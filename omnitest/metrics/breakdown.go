@@ -3,6 +3,7 @@ package metrics
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ func (b *Breakdown) ResidualShare() Value {
 // An error: the record is not this request's, is still in flight, or a leg of it has no end.
 //
 // The ledger sees legs. When the KV cache had come, only decode's first event tells, and that is one decode step later: the step is
-// taken to be the mean gap of the sample's token events. Of a plan or an answer in one piece there is no first event, so its
+// taken to be the median gap of the sample's token events. Of a plan or an answer in one piece there is no first event, so its
 // transfer is in decode.
 func BreakDown(s *Sample, r *flow.Record) (Breakdown, error) {
 	x := &s.Exchange
@@ -135,25 +136,24 @@ func (b *Breakdown) decode(s *Sample, h *flow.Hop, took float64) {
 	}
 }
 
-// step is the mean gap of a stream's token events, in ms.
+// step is the median gap of a stream's token events, in ms: a stall in the middle is no longer step.
 func (s *Sample) step() (float64, bool) {
-	var first, last time.Duration
+	var gaps []float64
+	var last time.Duration
 	n := 0
 	for i := range s.Exchange.Events {
 		e := &s.Exchange.Events[i]
 		if contents(e)&isContent == 0 {
 			continue
 		}
-		if n == 0 {
-			first = e.At
+		if n > 0 {
+			gaps = append(gaps, ms(e.At-last))
 		}
 		last = e.At
 		n++
 	}
-	if n < 2 {
-		return 0, false
-	}
-	return ms(last-first) / float64(n-1), true
+	slices.Sort(gaps)
+	return Percentile(gaps, 50), n > 1
 }
 
 // encodeTime is what the engine says of its encoders (text_encoder, vae.encode), in ms.

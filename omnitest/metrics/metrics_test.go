@@ -85,6 +85,16 @@ func TestFailedRequestsAreCountedAndEnterNoFigure(t *testing.T) {
 	assert.Equal(t, 12.0, get(t, sum.TotalTokenRate))
 }
 
+// A user who leaves by plan is no failure of the server, and what came before is no success.
+func TestAbandonedRequestsAreNoFailures(t *testing.T) {
+	left := stream(10, -1, 5, 6)
+	left.Err, left.Abandoned = errors.New("context canceled"), true
+	sum := metrics.Summarize(metrics.VLLM, []metrics.Sample{stream(10, 2, 100, 110), left}, time.Second)
+	assert.Equal(t, []int{2, 1, 0, 1}, []int{sum.Requests, sum.OK, sum.Failed, sum.Abandoned})
+	assert.Empty(t, sum.Failures)
+	assert.Equal(t, 100.0, get(t, sum.TTFT.Min))
+}
+
 func TestManyDistinctFailuresStayShort(t *testing.T) {
 	var samples []metrics.Sample
 	for i := range 20 {

@@ -27,7 +27,8 @@ type Sample struct {
 	// else seconds.
 	Stages map[string]float64
 
-	Err error // nil: the request succeeded
+	Err       error // nil: the request succeeded
+	Abandoned bool  // its user left as planned (load.Abandoned): no failure, and in no figure
 }
 
 var errNoAnswer = errors.New("metrics: neither an answer nor an error")

@@ -9,9 +9,11 @@ import (
 type Summary struct {
 	Profile  string  `json:"profile"`
 	WallS    float64 `json:"wall_s"`   // first send to last completion; all rates are over this, drain included
-	Requests int     `json:"requests"` // = OK + Failed
+	Requests int     `json:"requests"` // = OK + Failed + Abandoned
 	OK       int     `json:"ok"`
 	Failed   int     `json:"failed"`
+	// Abandoned requests were cancelled by plan.
+	Abandoned int `json:"abandoned,omitempty"`
 	// Failures are the first distinct errors with their counts, "3x HTTP 503: ...".
 	Failures []string `json:"failures,omitempty"`
 
@@ -123,6 +125,10 @@ func (r *run) origin(samples []Sample) {
 
 func (r *run) add(s *Sample) {
 	sum := &r.sum
+	if s.Abandoned {
+		sum.Abandoned++
+		return
+	}
 	f, err := r.p.measure(s)
 	if err != nil {
 		sum.Failed++
