@@ -17,6 +17,7 @@ import (
 type Level struct {
 	Streams int     `json:"streams,omitempty"` // held in flight; 0: an open loop
 	Rate    float64 `json:"rate,omitempty"`    // requests/s, planned; 0: a closed loop
+	Burst   bool    `json:"burst,omitempty"`   // all Calls = Streams at one moment, once
 	Calls   int     `json:"calls"`
 	Tokens  int     `json:"tokens"` // of each answer
 
@@ -51,13 +52,20 @@ func planted(cpus []int) stamped.Options {
 
 func (l Level) plan() load.Plan {
 	p := load.Plan{Requests: l.Calls, Limit: callLimit, Seed: 1}
-	if l.Rate > 0 {
+	switch {
+	case l.Burst:
+		p.Arrivals = load.Burst{}
+	case l.Rate > 0:
 		p.Arrivals = load.Poisson{Rate: l.Rate}
-		p.Warmup = int(math.Ceil(l.Rate * l.length().Seconds() * 1.5)) // as many connections as will be needed at once
-		return p
+	default:
+		p.Concurrency = l.Streams
 	}
-	p.Concurrency, p.Warmup = l.Streams, l.Streams
 	return p
+}
+
+// connections that the level needs at once.
+func (l Level) connections() int {
+	return max(l.Streams, int(math.Ceil(l.Rate*l.length().Seconds()*1.5)))
 }
 
 // length of one answer.
@@ -65,7 +73,7 @@ func (l Level) length() time.Duration {
 	return plantedTTFT + time.Duration(l.Tokens-1)*plantedITL
 }
 
-// measure runs the level. The warm-up opens the connections, with answers of one token. An error means that the level was not
+// measure runs the level, on connections that were opened before. An error means that the level was not
 // measured at all; what went wrong with calls stands in the level.
 func (l Level) measure(ctx context.Context, server *stamped.Child) (Level, error) {
 	client := &api.Client{BaseURL: server.URL, Lean: true, Timeout: callLimit}
@@ -74,11 +82,12 @@ func (l Level) measure(ctx context.Context, server *stamped.Child) (Level, error
 	if err != nil {
 		return l, err
 	}
+	if _, err := client.Connect(ctx, l.connections()); err != nil {
+		bird.Stop(load.Result{})
+		return l, err
+	}
 	samples, run, err := load.Collect(ctx, l.plan(), func(ctx context.Context, i int) (metrics.Sample, error) {
 		q := api.CompletionRequest{PromptIDs: []int{1, 2, 3}, Sampling: api.Sampling{MaxTokens: l.Tokens, IgnoreEOS: true, RequestID: fmt.Sprintf("level-%d", i)}}
-		if i < 0 {
-			q.MaxTokens = 1
-		}
 		text, err := client.StreamComplete(ctx, q, nil)
 		return metrics.FromText(text, err), err
 	})

@@ -46,6 +46,9 @@ type measurement struct {
 	Length  time.Duration
 	Cadence time.Duration
 	Burn    bool // all cores of the client busy for 50 ms in each half second
+
+	Level *Level // instead of all this: run it
+	CPU   int    // on this core alone
 }
 
 // measureRole measures, beside a canary, and prints the client's error.
@@ -56,6 +59,18 @@ func measureRole(arg string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), m.Length+30*time.Second)
 	defer cancel()
+	if m.Level != nil {
+		if err := stamped.Pin(m.CPU); err != nil {
+			return err
+		}
+		runtime.GOMAXPROCS(1)
+		fmt.Println("running")
+		l, err := m.Level.measure(ctx, &stamped.Child{URL: m.URL})
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(l)
+	}
 	c, err := Start(ctx, Options{Cadence: m.Cadence})
 	if err != nil {
 		return err
@@ -90,7 +105,14 @@ func burn(ctx context.Context) {
 }
 
 // start starts the client; whilst runs beside it from the moment at which it measures.
-func (m measurement) start(t testing.TB, whilst func(p *os.Process, done <-chan struct{})) metrics.ClientError {
+func (m measurement) start(t testing.TB, whilst func(p *os.Process, done <-chan struct{})) (e metrics.ClientError) {
+	t.Helper()
+	m.run(t, whilst, &e)
+	return e
+}
+
+// run starts the client and reads what it says at the end.
+func (m measurement) run(t testing.TB, whilst func(p *os.Process, done <-chan struct{}), into any) {
 	t.Helper()
 	arg, err := json.Marshal(m)
 	require.NoError(t, err)
@@ -104,19 +126,18 @@ func (m measurement) start(t testing.TB, whilst func(p *os.Process, done <-chan 
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
 	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
 	require.True(t, lines.Scan() && lines.Text() == "running", "the client said %q", lines.Text())
 	done := make(chan struct{})
 	var beside sync.WaitGroup
 	if whilst != nil {
 		beside.Go(func() { whilst(cmd.Process, done) })
 	}
-	var e metrics.ClientError
 	told := lines.Scan()
 	line := lines.Bytes()
 	close(done)
 	beside.Wait()
 	require.True(t, told, "the client ended without a word")
-	require.NoError(t, json.Unmarshal(line, &e))
+	require.NoError(t, json.Unmarshal(line, into))
 	require.NoError(t, cmd.Wait())
-	return e
 }

@@ -77,16 +77,16 @@ func dispatch(run load.Result) metrics.Lateness {
 // outside its exchange, waiting for a thread included.
 func littleGap(run load.Result, samples []metrics.Sample) metrics.Value {
 	switch {
-	case run.Wall <= 0 || run.MeanInFlight <= 0:
+	case run.Wall <= 0 || run.Sent == 0:
 		return metrics.Absent("no call was sent")
 	case len(samples) != run.Sent:
 		return metrics.Absent(fmt.Sprintf("%d samples of %d calls", len(samples), run.Sent))
 	}
-	var busy time.Duration
+	n, latency := float64(run.Sent), 0.0
 	for i := range samples {
-		busy += samples[i].Exchange.End
+		latency += ms(samples[i].Exchange.End) / n
 	}
-	return metrics.Of(math.Abs(run.MeanInFlight-float64(busy)/float64(run.Wall)) / run.MeanInFlight)
+	return metrics.LittleGap(metrics.Of(run.MeanInFlight), metrics.Of(n/run.Wall.Seconds()), metrics.Of(latency))
 }
 
 // coalesced is the share of reads, of those that brought generated content, that brought two or more such events of one

@@ -141,8 +141,13 @@ func TestCoalesced(t *testing.T) {
 func TestLittleGap(t *testing.T) {
 	run := load.Result{Wall: 10 * time.Second, MeanInFlight: 2, Counts: load.Counts{Sent: 2}}
 	of := func(d time.Duration) metrics.Sample { return metrics.Sample{Exchange: api.Exchange{End: d}} }
-	assert.Equal(t, metrics.Of(0), littleGap(run, []metrics.Sample{of(15 * time.Second), of(5 * time.Second)}))
-	assert.Equal(t, metrics.Of(.25), littleGap(run, []metrics.Sample{of(10 * time.Second), of(5 * time.Second)}))
+	gap := func(want float64, v metrics.Value) {
+		got, ok := v.Get()
+		assert.True(t, ok)
+		assert.InDelta(t, want, got, 1e-9)
+	}
+	gap(0, littleGap(run, []metrics.Sample{of(15 * time.Second), of(5 * time.Second)}))
+	gap(.25, littleGap(run, []metrics.Sample{of(10 * time.Second), of(5 * time.Second)}))
 	assert.Equal(t, metrics.Absent("1 samples of 2 calls"), littleGap(run, []metrics.Sample{of(1)}))
 	assert.Equal(t, metrics.Absent("no call was sent"), littleGap(load.Result{}, nil))
 }
