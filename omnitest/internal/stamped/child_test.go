@@ -2,8 +2,12 @@ package stamped
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -86,4 +90,51 @@ func TestChildIsBoundToItsCore(t *testing.T) {
 	for _, l := range lines {
 		assert.Equal(t, "Cpus_allowed_list:\t0", l)
 	}
+}
+
+// A request that meets a server which does not get to run arrived when it was sent, not when it was read.
+func TestArrivalIsTheKernels(t *testing.T) {
+	if runtime.GOOS != "linux" || strconv.IntSize != 64 {
+		t.Skip("only 64-bit Linux says when bytes arrived; elsewhere the time of the read stands for it")
+	}
+	c, err := Spawn(t.Context(), Options{TTFT: time.Millisecond})
+	require.NoError(t, err)
+	defer c.Stop()
+	require.NoError(t, syscall.Kill(c.PID, syscall.SIGSTOP))
+	defer syscall.Kill(c.PID, syscall.SIGCONT)
+	require.Eventually(t, func() bool { return stopped(c.PID) }, 20*time.Second, time.Millisecond)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.URL, "http://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	before := Now()
+	_, err = fmt.Fprintf(conn, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(streamed), streamed)
+	require.NoError(t, err)
+	sent := Now()
+	time.Sleep(20 * time.Millisecond)
+	goesOn := Now()
+	require.NoError(t, syscall.Kill(c.PID, syscall.SIGCONT))
+	_, err = io.Copy(io.Discard, conn)
+	require.NoError(t, err)
+	truth, err := c.Truth(t.Context(), true)
+	require.NoError(t, err)
+	require.Len(t, truth.Requests, 1)
+	r := truth.Requests[0]
+	// The kernel stamps with the wall clock: allow what a slewed clock can be off by.
+	const slack = int64(time.Millisecond)
+	assert.True(t, before-slack < r.Arrived && r.Arrived < sent+slack, "%d %d %d", before, r.Arrived, sent)
+	assert.Greater(t, r.Read, goesOn)
+	assert.Greater(t, truth.Backlog.Max, 19.0, "ms")
+	assert.Greater(t, truth.Late.Max, 18.0, "ms: what was due while it stood still is late, and said to be")
+}
+
+// stopped says whether each thread of a process stands still: a signal takes a while to reach them.
+func stopped(pid int) bool {
+	files, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/task/*/stat")
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if _, state, _ := bytes.Cut(text, []byte(") ")); err != nil || !bytes.HasPrefix(state, []byte("T")) {
+			return false
+		}
+	}
+	return len(files) > 0
 }

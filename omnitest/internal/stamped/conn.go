@@ -18,14 +18,9 @@ type conn struct {
 	raw *net.TCPConn
 	sys syscall.RawConn
 	in  *bufio.Reader
-	at  int64 // when the last read returned
-}
 
-// Read notes when the bytes were there: the arrival of a request is the read that brought its last byte.
-func (c *conn) Read(b []byte) (int, error) {
-	n, err := c.raw.Read(b)
-	c.at = Now()
-	return n, err
+	at   int64 // when the last bytes arrived
+	read int64 // when they were read
 }
 
 func (s *Server) accept() {
@@ -138,7 +133,7 @@ func (c *conn) refuse(err error) bool {
 
 // tokens serves a request for tokens.
 func (c *conn) tokens(req *http.Request, body []byte) bool {
-	arrived := c.at
+	arrived, read := c.at, c.read
 	var a ask
 	if err := json.Unmarshal(body, &a); err != nil {
 		return c.refuse(err)
@@ -160,7 +155,7 @@ func (c *conn) tokens(req *http.Request, body []byte) bool {
 			return c.refuse(fmt.Errorf("unknown fault %q", fault))
 		}
 	}
-	st := newStream(c, req, a, n, fault, arrived)
+	st := newStream(c, req, a, n, fault, arrived, read)
 	s.ledger.begin(st.req)
 	if fault == Error500 {
 		s.ledger.end(st.req, StateFault, Now(), 0, true)

@@ -42,7 +42,7 @@ type stream struct {
 	done    chan struct{} // closed when it is over
 }
 
-func newStream(c *conn, req *http.Request, a ask, n int, fault Fault, arrived int64) *stream {
+func newStream(c *conn, req *http.Request, a ask, n int, fault Fault, arrived, read int64) *stream {
 	s := c.srv
 	number := s.number.Add(1)
 	model, _ := json.Marshal(s.model(a.Model))
@@ -68,7 +68,7 @@ func newStream(c *conn, req *http.Request, a ask, n int, fault Fault, arrived in
 	if id == "" {
 		id = st.id
 	}
-	st.req = &Request{ID: id, Path: req.URL.Path, Stream: a.Stream, Arrived: arrived, PromptTokens: promptTokens(a), Asked: n}
+	st.req = &Request{ID: id, Path: req.URL.Path, Stream: a.Stream, Arrived: arrived, Read: read, PromptTokens: promptTokens(a), Asked: n}
 	if a.Stream {
 		st.req.Due, st.req.Written = make([]int64, 0, min(n, 4096)), make([]int64, 0, min(n, 4096))
 	} else {
@@ -218,8 +218,8 @@ func (p *pacer) step(st *stream) {
 			whole := p.frame(func(b []byte) []byte { return st.event(b, st.next, nil) })
 			p.write(st, whole[:len(whole)/2])
 		}
+		p.finish(st, StateFault) // before the client can know
 		st.conn.raw.Close()
-		p.finish(st, StateFault)
 		return
 	}
 	if st.next == st.n {

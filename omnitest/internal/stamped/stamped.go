@@ -22,7 +22,7 @@ import (
 
 // Options of a server. The zero value serves 16 tokens at once.
 type Options struct {
-	TTFT     time.Duration `json:"ttft,omitempty"`     // from the request's last byte to the first token
+	TTFT     time.Duration `json:"ttft,omitempty"`     // from the arrival of the request's last byte to the first token
 	Interval time.Duration `json:"interval,omitempty"` // between two tokens
 	Tokens   int           `json:"tokens,omitempty"`   // of an answer whose request sets no limit; 0: 16
 	// Jitter delays each event by a uniform time in [0, Jitter), drawn from Seed and the number of the request.
@@ -102,6 +102,7 @@ func Start(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stamped: %w", err)
 	}
+	tellArrivals(ln)
 	s := &Server{URL: "http://" + ln.Addr().String(), opts: o, ln: ln, conns: map[*conn]struct{}{}}
 	for range o.Threads {
 		p, err := newPacer(s)

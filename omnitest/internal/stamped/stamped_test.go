@@ -71,7 +71,7 @@ func TestTruthAgreesWithAReader(t *testing.T) {
 		assert.Equal(t, StateDone, r.State)
 		assert.Equal(t, 8, r.Asked)
 		assert.Equal(t, 2, r.PromptTokens)
-		assert.True(t, before < r.Arrived && r.Ended < after)
+		assert.True(t, before < r.Arrived && r.Arrived <= r.Read && r.Ended < after, "%d %+v %d", before, r, after)
 		stamps := 0
 		for _, e := range events {
 			st, ok := Parse([]byte(e.data))

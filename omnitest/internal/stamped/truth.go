@@ -21,7 +21,8 @@ type Request struct {
 	ID           string  `json:"id"` // X-Request-Id, else the id of the answer
 	Path         string  `json:"path"`
 	Stream       bool    `json:"stream"`
-	Arrived      int64   `json:"arrived"` // its last byte was read
+	Arrived      int64   `json:"arrived"` // its last byte: by the kernel on Linux, else when it was read
+	Read         int64   `json:"read"`    // its last byte was read
 	PromptTokens int     `json:"prompt_tokens"`
 	Asked        int     `json:"asked"`             // tokens
 	Due          []int64 `json:"due,omitempty"`     // per token; of an answer that is not streamed only the last
@@ -42,6 +43,7 @@ type Truth struct {
 	TTFT         Spread    `json:"ttft"`           // first written - arrived
 	ITL          Spread    `json:"itl"`            // between two writes of an answer
 	Late         Spread    `json:"late"`           // written - due: the server's own error
+	Backlog      Spread    `json:"backlog"`        // read - arrived: what it had to catch up on; no error as long as it is under the TTFT
 }
 
 // Spread is a distribution in ms. N 0: nothing was measured, and the figures mean nothing.
@@ -137,8 +139,9 @@ func (t Truth) Last(n int) Truth {
 
 // describe makes the figures from Requests.
 func (t *Truth) describe() {
-	var ttft, itl, late []int64
+	var ttft, itl, late, backlog []int64
 	for _, r := range t.Requests {
+		backlog = append(backlog, r.Read-r.Arrived)
 		for k, w := range r.Written {
 			late = append(late, w-r.Due[k])
 			switch {
@@ -149,7 +152,7 @@ func (t *Truth) describe() {
 			}
 		}
 	}
-	t.TTFT, t.ITL, t.Late = NewSpread(ttft), NewSpread(itl), NewSpread(late)
+	t.TTFT, t.ITL, t.Late, t.Backlog = NewSpread(ttft), NewSpread(itl), NewSpread(late), NewSpread(backlog)
 	t.InFlightPeak = peak(t.Requests)
 	t.ArrivalRate = 0
 	if n := len(t.Requests); n > 1 && t.Requests[n-1].Arrived > t.Requests[0].Arrived {

@@ -15,9 +15,9 @@ const intro = `# What load clients report, beside the truth
 Written by ` + "`make peers`" + `; do not edit. Each client was asked for the same load from the same server, one after the other.
 The server (` + "`omnitest/internal/stamped`" + `) plants a TTFT of %v and a token each %v, %d tokens an answer, and records when each
 request arrived and when each event was written. In each cell stands what the client reported, and in brackets what the server
-knows. A difference is the error of the client, the wire and the server's own reading of the request.
+knows. A difference is the error of the client, and of the wire.
 
-- TTFT: true is first event written - request read. ITL: the median gap between two chunks of an answer; true is that of the writes.
+- TTFT: true is first event written - request arrived (by the kernel, on Linux). ITL: the median gap between two chunks of an answer; true is that of the writes.
   aiperf's is its inter_chunk_latency. guidellm reports no gaps: its inter_token_latency is a mean for each request, so it cannot show
   what happens to single gaps.
 - req/s: true is requests / (last end - first arrival). arrivals/s: by the server, of the open loop; planned is %g.
