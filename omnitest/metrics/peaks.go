@@ -31,10 +31,13 @@ func spanOf(start time.Duration, f *Figures) span {
 
 // peakTokens is the fullest bucket of 1 s.
 func peakTokens(spans []span) float64 {
-	buckets := map[int]float64{}
+	var buckets []float64
 	peak := 0.0
 	for i := range spans {
 		for _, at := range spans[i].tokens {
+			for len(buckets) <= int(at) {
+				buckets = append(buckets, 0)
+			}
 			buckets[int(at)]++
 			peak = max(peak, buckets[int(at)])
 		}
