@@ -48,7 +48,7 @@ var arrows = map[string]string{
 	"omnitest/internal/stamped": "", // a server with planted, stamped times: for the canary, selftest and tests
 	"omnitest/metrics":          "api flow",
 	"omnitest/hw":               "",
-	"omnitest/report":           "metrics hw handoff",
+	"omnitest/report":           "api metrics hw handoff",
 	"omnitest/report/plot":      "report",
 	"omnitest/report/progress":  "",
 	"omnitest/offline":          "refstack refstack/ar internal/proc",

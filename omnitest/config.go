@@ -83,6 +83,7 @@ var Capabilities = []string{
 	"ocr",             // tesseract is installed, with the language of the text
 	"speech",          // the dit stage speaks
 	"asr",             // a transcription server is named
+	"browser",         // Chromium is installed, to open the report
 	"vllm",            // real vLLM for a CPU is installed
 	"llm-d",           // llm-d's simulator and sidecar are built (make thirdparty)
 }

@@ -35,10 +35,11 @@ var benchUnits = slices.Concat(
 		{"images/s", higher, func(r Row) metrics.Value { return r.Summary.ImageRate }},
 		{"goodput-req/s", higher, goodput},
 		{"err-frac", lower, func(r Row) metrics.Value {
-			if r.Summary.Requests == 0 {
-				return metrics.Absent("no request was made")
+			asked := r.Summary.OK + r.Summary.Failed
+			if asked == 0 {
+				return metrics.Absent("no request was made, or all were abandoned as planned")
 			}
-			return metrics.Of(float64(r.Summary.Failed) / float64(r.Summary.Requests))
+			return metrics.Of(float64(r.Summary.Failed) / float64(asked))
 		}},
 		{"gpu-mem-B", lower, func(r Row) metrics.Value { return r.GPUMemory }},
 		{"rss-B", lower, Row.memoryRSS},

@@ -35,6 +35,7 @@ func (a Axis) Title() string {
 // Line is one series of a chart. Where a point has no value the line has a gap.
 type Line struct {
 	Label  string // "in 512, p99"
+	Color  int    // lines of one task share a colour, 0..7
 	Dashed bool
 	Points []Point // by ascending X; the median where a point was measured more than once
 	Runs   []Point // each measurement, where there are repeats
@@ -74,7 +75,7 @@ func latency(dist func(Row) metrics.Dist, per float64) []what {
 func Charts(r Result) []Chart {
 	conc := sweep{rows: pick(r, Online, func(row Row) bool { return row.Concurrency > 0 && row.Load.Rate == 0 }), axis: Axis{Name: "concurrency", Unit: "requests"},
 		x: func(row Row) float64 { return float64(row.Concurrency) }, none: "no online row at a concurrency"}
-	rate := sweep{rows: pick(r, Online, func(row Row) bool { return row.Load.Rate > 0 }), axis: Axis{Name: "request rate of the plan", Unit: "req/s"},
+	rate := sweep{rows: pick(r, Online, func(row Row) bool { return row.Load.Rate > 0 }), axis: Axis{Name: "planned rate", Unit: "req/s"},
 		x: func(row Row) float64 { return row.Load.Rate }, none: "no row at a request rate"}
 	batch := sweep{rows: pick(r, Offline, func(row Row) bool { return row.Batch > 0 }), axis: Axis{Name: "batch", Unit: "requests"},
 		x: func(row Row) float64 { return float64(row.Batch) }, none: "no offline row with a batch size"}
@@ -99,9 +100,11 @@ func Charts(r Result) []Chart {
 			rate.chart("latency-rate", "Time to first token over request rate", Axis{"TTFT", "s"}, ttft),
 			rate.chart("e2el-rate", "End-to-end latency over request rate", Axis{"E2EL", "s"}, e2el))
 	}
-	for _, figure := range []string{"TTFT", "TPOT", "ITL", "E2EL"} {
-		if c, drawn := distributions(r, figure); drawn {
-			all = append(all, c)
+	for _, mode := range []Mode{Offline, Online} {
+		for _, figure := range []string{"TTFT", "TPOT", "ITL", "E2EL"} {
+			if c, drawn := distributions(r, mode, figure); drawn {
+				all = append(all, c)
+			}
 		}
 	}
 	return all
@@ -132,11 +135,11 @@ func (s sweep) chart(id, title string, y Axis, quantities []what) Chart {
 		return c
 	}
 	tasks := taskLabels(s.rows)
-	for _, task := range inOrder(tasks) {
+	var lacking absences
+	for n, task := range inOrder(tasks) {
 		for _, q := range quantities {
-			l := Line{Label: join(task, q.label), Dashed: q.dashed}
+			l := Line{Label: join(task, q.label), Color: n % maxLines, Dashed: q.dashed}
 			at := map[float64][]Point{}
-			lacking := map[string]int{}
 			drawn := false
 			for i, row := range s.rows {
 				if tasks[i] != task {
@@ -145,26 +148,24 @@ func (s sweep) chart(id, title string, y Axis, quantities []what) Chart {
 				v := q.value(row)
 				at[s.x(row)] = append(at[s.x(row)], Point{X: s.x(row), Y: v, Invalid: row.invalid()})
 				if !v.OK() {
-					lacking[cmp.Or(v.Reason(), "no reason given")]++
+					lacking.add(l.Label, s.x(row), v.Reason())
 				}
 				drawn = drawn || v.OK()
 			}
 			l.Points, l.Runs = medians(at)
-			for _, why := range slices.Sorted(maps.Keys(lacking)) {
-				c.Missing = append(c.Missing, fmt.Sprintf("%s: not measured in %s: %s", cmp.Or(l.Label, y.Name), plural(lacking[why], "row"), why))
-			}
 			if drawn {
 				c.Lines = append(c.Lines, l)
 			}
 		}
 	}
+	c.Missing = lacking.lines(s.axis.Name)
 	c.limit()
 	return c
 }
 
 func (c *Chart) limit() {
 	if len(c.Lines) > maxLines {
-		c.Missing = append(c.Missing, fmt.Sprintf("%s more are in the table only", plural(len(c.Lines)-maxLines, "line")))
+		c.Missing = append(c.Missing, fmt.Sprintf("not drawn for lack of room: %s, see the tables", plural(len(c.Lines)-maxLines, "line")))
 		c.Lines = c.Lines[:maxLines]
 	}
 }
@@ -192,72 +193,88 @@ func medians(at map[float64][]Point) (points, runs []Point) {
 	return points, runs
 }
 
-// taskLabels names each row by what distinguishes it from the others, the swept number apart: "in 512", "1376x768".
+// taskLabels names each row by what distinguishes it from the others, the swept number apart: "in 512", "1376x768", "text". It
+// takes no more words than that needs: labels stand beside their lines.
 func taskLabels(rows []Row) []string {
+	part := func(format string, v any, there bool) string {
+		if !there {
+			return ""
+		}
+		return fmt.Sprintf(format, v)
+	}
+	pictures := slices.ContainsFunc(rows, func(r Row) bool { return r.OutputSize != "" })
+	full := make([]string, len(rows))
 	parts := make([][]string, len(rows))
 	for i, r := range rows {
-		add := func(format string, v any, there bool) {
-			text := ""
-			if there {
-				text = fmt.Sprintf(format, v)
-			}
-			parts[i] = append(parts[i], text)
+		size := r.OutputSize
+		if size == "" && pictures {
+			size = "text"
 		}
-		add("in %d", r.PromptTokens, r.PromptTokens > 0)
-		add("out %d", r.OutputTokens, r.OutputTokens > 0)
-		add("edit %s", r.InputSize, r.InputSize != "")
-		add("%s", r.OutputSize, r.OutputSize != "")
-		add("%d steps", r.Steps, r.Steps > 0)
-		add("%s", r.Load.Arrivals, r.Load.Arrivals != "")
-		add("cap %d", r.Concurrency, r.Load.Rate > 0 && r.Concurrency > 0)
+		parts[i] = []string{size, part("edit %s", r.InputSize, r.InputSize != ""), part("in %d", r.PromptTokens, r.PromptTokens > 0),
+			part("out %d", r.OutputTokens, r.OutputTokens > 0), part("%d steps", r.Steps, r.Steps > 0), r.Load.Arrivals,
+			part("cap %d", r.Concurrency, r.Load.Rate > 0 && r.Concurrency > 0)}
+		full[i] = strings.Join(parts[i], "|")
 	}
 	labels := make([]string, len(rows))
-	for i := range rows {
-		var own []string
-		for k, text := range parts[i] {
-			common := !slices.ContainsFunc(parts, func(other []string) bool { return other[k] != text })
-			if text != "" && !common {
-				own = append(own, text)
-			}
+	for k := 0; k < len(parts[0]) && len(inOrder(labels)) < len(inOrder(full)); k++ {
+		more := make([]string, len(rows))
+		for i := range rows {
+			more[i] = join(labels[i], parts[i][k])
 		}
-		labels[i] = strings.Join(own, ", ")
+		if len(inOrder(more)) > len(inOrder(labels)) {
+			labels = more
+		}
 	}
 	return labels
 }
 
-// distributions is the chart of one latency's distribution functions, a line per row.
-func distributions(r Result, figure string) (Chart, bool) {
+// fewest values that make a distribution function: of fewer the table says all there is.
+const fewest = 8
+
+// distributions is the chart of one latency's distribution functions, a line per row of a mode.
+func distributions(r Result, mode Mode, figure string) (Chart, bool) {
 	unit, per := "s", 1e3
 	if figure == "TPOT" || figure == "ITL" {
 		unit, per = "ms", 1
 	}
-	c := Chart{ID: strings.ToLower(figure) + "-cdf", Title: "Distribution of " + figure, X: Axis{figure, unit}, Y: Axis{"share of requests at most", "%"}, CDF: true}
+	c := Chart{ID: strings.ToLower(figure) + "-cdf-" + string(mode), Title: "Distribution of " + figure + ", " + string(mode), X: Axis{figure, unit},
+		Y: Axis{"share of requests at most", "%"}, CDF: true}
 	if figure == "ITL" {
 		c.Y.Name = "share of gaps at most"
 	}
-	lacking := 0
+	lacking, few := 0, 0
 	seen := map[string]int{}
-	for _, row := range r.Rows {
-		i := slices.IndexFunc(row.Curves, func(c Curve) bool { return c.Figure == figure && len(c.V) > 0 })
-		if i < 0 {
+	for _, row := range pick(r, mode, func(Row) bool { return true }) {
+		i := slices.IndexFunc(row.Curves, func(c Curve) bool { return c.Figure == figure })
+		switch {
+		case i < 0:
 			lacking++
+			continue
+		case row.Curves[i].N < fewest:
+			few++
 			continue
 		}
 		curve := row.Curves[i]
 		seen[row.Name]++
-		l := Line{Label: row.Name}
+		l := Line{Label: row.Name, Color: len(c.Lines) % maxLines}
 		if seen[row.Name] > 1 {
 			l.Label += " #" + strconv.Itoa(seen[row.Name])
+		}
+		if row.invalid() {
+			l.Label = "✕ " + l.Label
 		}
 		for k := range curve.V {
 			l.Points = append(l.Points, Point{X: curve.V[k] / per, Y: metrics.Of(100 * curve.Q[k]), Invalid: row.invalid()})
 		}
 		c.Lines = append(c.Lines, l)
 	}
-	drawn := len(c.Lines) > 0
-	if drawn && lacking > 0 {
+	if lacking > 0 {
 		c.Missing = append(c.Missing, fmt.Sprintf("%s without a distribution of %s", plural(lacking, "row"), figure))
 	}
+	if few > 0 {
+		c.Missing = append(c.Missing, fmt.Sprintf("%s with fewer than %d values", plural(few, "row"), fewest))
+	}
+	drawn := len(c.Lines) > 0
 	c.limit()
 	return c, drawn
 }
@@ -276,9 +293,9 @@ func timelines(row Row, id string) []Chart {
 		i := slices.IndexFunc(all, func(c Chart) bool { return c.Y == Axis{s.Name, unit} })
 		if i < 0 {
 			i = len(all)
-			all = append(all, Chart{ID: fmt.Sprintf("%s-time-%d", id, i), Title: s.Name + " over time", X: Axis{"time", "s"}, Y: Axis{s.Name, unit}})
+			all = append(all, Chart{ID: fmt.Sprintf("%s-time-%d", id, i), Title: strings.ToUpper(s.Name[:1]) + s.Name[1:] + " over time", X: Axis{"time", "s"}, Y: Axis{s.Name, unit}})
 		}
-		l := Line{Label: s.Stage}
+		l := Line{Label: s.Stage, Color: len(all[i].Lines) % maxLines}
 		gaps := map[string]int{}
 		for k, v := range s.Value {
 			l.Points = append(l.Points, Point{X: s.At[k], Y: v.Per(per)})
@@ -295,6 +312,64 @@ func timelines(row Row, id string) []Chart {
 		all[i].limit()
 	}
 	return all
+}
+
+// absences collects what is not measured where, and says it in as few lines as tell it all.
+type absences struct{ all []absence }
+
+type absence struct {
+	what   []string
+	at     []float64
+	reason string
+	n      []int // requests, of a reason that begins with their number
+}
+
+func (a *absences) add(what string, at float64, reason string) {
+	reason = cmp.Or(reason, "no reason given")
+	digits := len(reason) - len(strings.TrimLeft(reason, "0123456789"))
+	n, err := strconv.Atoi(reason[:digits])
+	if err == nil {
+		reason = reason[digits:]
+	}
+	i := slices.IndexFunc(a.all, func(o absence) bool { return o.reason == reason })
+	if i < 0 {
+		i = len(a.all)
+		a.all = append(a.all, absence{reason: reason})
+	}
+	o := &a.all[i]
+	if what != "" && !slices.Contains(o.what, what) {
+		o.what = append(o.what, what)
+	}
+	if !slices.Contains(o.at, at) {
+		o.at = append(o.at, at)
+	}
+	if err == nil {
+		o.n = append(o.n, n)
+	}
+}
+
+func (a *absences) lines(axis string) []string {
+	var lines []string
+	for _, o := range a.all {
+		slices.Sort(o.at)
+		var at []string
+		for _, x := range o.at {
+			at = append(at, tickText(x))
+		}
+		count := ""
+		switch {
+		case len(o.n) > 0 && slices.Min(o.n) == slices.Max(o.n):
+			count = strconv.Itoa(o.n[0])
+		case len(o.n) > 0:
+			count = fmt.Sprintf("%d to %d", slices.Min(o.n), slices.Max(o.n))
+		}
+		what := strings.Join(o.what, "; ")
+		if what != "" {
+			what += ": "
+		}
+		lines = append(lines, fmt.Sprintf("%snot measured at %s %s: %s%s", what, axis, strings.Join(at, ", "), count, o.reason))
+	}
+	return lines
 }
 
 func inOrder(all []string) []string {

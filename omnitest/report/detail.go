@@ -50,7 +50,8 @@ type Bound struct {
 
 const (
 	curvePoints = 101 // of a Curve: every percent
-	buckets     = 60  // of a timeline, at most
+	minBuckets  = 20  // of a timeline
+	maxBuckets  = 60
 )
 
 // Detail fills in the row's Curves and the load's part of its Timeline from the samples that Summary was made of. wall is
@@ -69,7 +70,7 @@ func curves(p metrics.Profile, samples []metrics.Sample) []Curve {
 	}
 	for i := range samples {
 		f, err := p.Measure(&samples[i])
-		if err != nil {
+		if err != nil || samples[i].Abandoned {
 			continue
 		}
 		add(&ttft, f.TTFT)
@@ -89,9 +90,12 @@ func curves(p metrics.Profile, samples []metrics.Sample) []Curve {
 	return all
 }
 
-// curve keeps each value where they are few, and every percent where they are many. It sorts values.
+// curve keeps each value where they are few, and every percent where they are many, to the µs. It sorts values.
 func curve(figure string, values []float64) Curve {
 	slices.Sort(values)
+	for i, v := range values {
+		values[i] = math.Round(v*1e3) / 1e3
+	}
 	c := Curve{Figure: figure, Unit: "ms", N: len(values)}
 	if len(values) < curvePoints {
 		for i, v := range values {
@@ -101,12 +105,12 @@ func curve(figure string, values []float64) Curve {
 	}
 	for i := range curvePoints {
 		q := float64(i) / (curvePoints - 1)
-		c.Q, c.V = append(c.Q, q), append(c.V, metrics.Percentile(values, q*100))
+		c.Q, c.V = append(c.Q, q), append(c.V, math.Round(metrics.Percentile(values, q*100)*1e3)/1e3)
 	}
 	return c
 }
 
-// loadSeries gives requests in flight and arrived events per second over the row's time, in at most 60 buckets.
+// loadSeries gives requests in flight and arrived events per second over the row's time, in 20 to 60 buckets.
 func loadSeries(p metrics.Profile, samples []metrics.Sample, wall time.Duration) []Series {
 	var first time.Time
 	for i := range samples {
@@ -117,7 +121,7 @@ func loadSeries(p metrics.Profile, samples []metrics.Sample, wall time.Duration)
 	if first.IsZero() || wall <= 0 {
 		return nil
 	}
-	n := max(1, min(buckets, len(samples)))
+	n := min(max(minBuckets, len(samples)), maxBuckets)
 	width := wall.Seconds() / float64(n)
 	busy, events, done, failed := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
 	at := func(seconds float64) int { return max(0, min(n-1, int(seconds/width))) }
@@ -138,9 +142,11 @@ func loadSeries(p metrics.Profile, samples []metrics.Sample, wall time.Duration)
 			lo, hi := float64(b)*width, float64(b+1)*width
 			busy[b] += max(0, min(hi, to)-max(lo, from)) / width
 		}
-		if _, err := p.Measure(s); err != nil {
+		switch _, err := p.Measure(s); {
+		case s.Abandoned: // its user left as planned: it took its place, and is neither
+		case err != nil:
 			failed[at(to)]++
-		} else {
+		default:
 			done[at(to)]++
 		}
 	}

@@ -76,7 +76,7 @@ func (w Window) check() error {
 
 // handoffTable is the section of the windows: a row each, and under the table why those that are not proven are not.
 func handoffTable(b *strings.Builder, r Result) {
-	fmt.Fprintf(b, "## handoff: %s\n\n", clean(r.heading()))
+	fmt.Fprintf(b, "## handoff: %s\n\n", clean(r.Heading()))
 	rows := [][]string{{"window", "verdict", "requests", "prompt tokens", "from prefill", "computed by decode", "bytes"}}
 	proven := 0
 	for _, w := range r.Handoff {

@@ -36,6 +36,7 @@ type page struct {
 	Tiles            []tile
 	Tables           []table
 	Groups           []chartGroup
+	Latencies        []table // long: folded
 	Stages           *stagesFigure
 	Details          []detail
 	Ends             []table
@@ -75,7 +76,7 @@ type drawn struct {
 
 type stagesFigure struct {
 	Keys  []string
-	SVG   template.HTML
+	SVG   []template.HTML
 	Notes []string
 	Table table
 }
@@ -88,13 +89,14 @@ type detail struct {
 }
 
 func (r Result) page() page {
-	p := page{Heading: r.heading(), Created: r.Created.UTC().Format("2 January 2006 15:04 UTC"), Style: template.CSS(pageStyle), Tiles: r.tiles()}
+	p := page{Heading: r.Heading(), Created: r.Created.UTC().Format("2 January 2006 15:04 UTC"), Style: template.CSS(pageStyle), Tiles: r.tiles()}
 	if r.Created.IsZero() {
 		p.Created = "date not recorded"
 	}
 	for _, mode := range []Mode{Offline, Online} {
 		if rows := pick(r, mode, func(Row) bool { return true }); len(rows) > 0 {
-			p.Tables = append(p.Tables, recordTable(mode, rows), latencyTable(mode, rows))
+			p.Tables = append(p.Tables, recordTable(mode, rows))
+			p.Latencies = append(p.Latencies, latencyTable(mode, rows))
 		}
 	}
 	if len(p.Tables) == 0 {
@@ -115,7 +117,12 @@ func (r Result) page() page {
 	}
 	p.Groups = slices.DeleteFunc(groups, func(g chartGroup) bool { return len(g.Charts) == 0 })
 	p.Stages = stagesOf(r.Rows)
-	open := false
+	busiest := -1
+	for i, row := range r.Rows {
+		if len(row.Timeline) > 0 && (busiest < 0 || row.Requests > r.Rows[busiest].Requests) {
+			busiest = i
+		}
+	}
 	for i, row := range r.Rows {
 		id := fmt.Sprintf("row-%d", i+1)
 		d := detail{ID: id, Name: row.mark(), Hardware: hardwareTable(row)}
@@ -125,8 +132,7 @@ func (r Result) page() page {
 		if len(d.Charts) == 0 && len(d.Hardware.Rows) == 0 {
 			continue
 		}
-		d.Open = !open && len(d.Charts) > 0 // the first, so that one sees what is inside
-		open = open || d.Open
+		d.Open = i == busiest // so that one sees what is inside
 		p.Details = append(p.Details, d)
 	}
 	p.Ends = []table{clientTable(r.Rows), errorTable(r.Rows), windowTable(r.Handoff)}

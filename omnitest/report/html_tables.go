@@ -78,8 +78,8 @@ func recordTable(mode Mode, rows []Row) table {
 
 // latencyTable has the distributions that the record has the means of.
 func latencyTable(mode Mode, rows []Row) table {
-	t := table{Title: "Latency, " + string(mode), Head: append(words("row", "figure"), numbers("n", "mean", "median", "p90", "p95", "p99", "max", "unit")...)}
-	why := map[string]bool{}
+	t := table{Title: "Latencies, " + string(mode), Head: append(words("row", "figure"), numbers("n", "mean", "median", "p90", "p95", "p99", "max", "unit")...)}
+	small := false
 	for _, r := range rows {
 		s := r.Summary
 		for _, f := range []struct {
@@ -93,8 +93,7 @@ func latencyTable(mode Mode, rows []Row) table {
 			for _, v := range []metrics.Value{f.d.Mean, f.d.Median, f.d.P90, f.d.P95, f.d.P99, f.d.Max} {
 				c := number(v)
 				if !v.OK() {
-					c.Text = "n too small"
-					why[v.Reason()] = true
+					c.Text, small = "n too small", true
 				}
 				row.Cells = append(row.Cells, c)
 			}
@@ -102,13 +101,8 @@ func latencyTable(mode Mode, rows []Row) table {
 			t.Rows = append(t.Rows, row)
 		}
 	}
-	delete(why, "")
-	for i, reason := range slices.Sorted(maps.Keys(why)) {
-		if i == 6 {
-			t.Notes = append(t.Notes, fmt.Sprintf("and %d more of this kind", len(why)-i))
-			break
-		}
-		t.Notes = append(t.Notes, reason)
+	if small {
+		t.Notes = []string{fmt.Sprintf("n too small: a p90 needs %d requests, a p95 %d, a p99 %d; the maximum stands beside it", metrics.MinP90, metrics.MinP95, metrics.MinP99)}
 	}
 	return t
 }
@@ -233,10 +227,11 @@ func stagesOf(all []Row) *stagesFigure {
 	}
 	f := &stagesFigure{Keys: stageKinds(rows)}
 	f.Table.Head = append(words("row"), numbers(f.Keys...)...)
+	lacking, below := map[string]int{}, map[string][]float64{}
 	for i := range rows {
-		rows[i].Name = rows[i].mark()
 		r := rows[i]
-		row := tableRow{Invalid: r.invalid(), Cells: []cell{word(r.Name)}}
+		rows[i].Name = r.mark()
+		row := tableRow{Invalid: r.invalid(), Cells: []cell{word(r.mark())}}
 		for _, kind := range f.Keys {
 			k := slices.IndexFunc(r.Stages, func(s StageTime) bool { return s.Stage == kind })
 			if k < 0 {
@@ -246,18 +241,23 @@ func stagesOf(all []Row) *stagesFigure {
 			s := r.Stages[k]
 			c := number(s.Mean)
 			if share, ok := s.Share.Get(); ok {
-				c.Text += fmt.Sprintf(" (%s %%)", figure(100*share))
+				c.Text += fmt.Sprintf(" (%.1f %%)", 100*share)
 			}
 			row.Cells = append(row.Cells, c)
 			if v, ok := s.Mean.Get(); !ok {
-				f.Notes = append(f.Notes, join(r.Name+": "+kind+" not measured", s.Mean.Reason()))
+				lacking[join(kind+" not measured", s.Mean.Reason())]++
 			} else if v < 0 {
-				f.Notes = append(f.Notes, fmt.Sprintf("%s: %s is %s ms: the stages before it overlapped by so much.", r.Name, kind, figure(v)))
+				below[kind] = append(below[kind], v)
 			}
 		}
 		f.Table.Rows = append(f.Table.Rows, row)
 	}
-	f.Table.Notes = []string{"mean ms per request, with the share of the mean latency"}
+	for _, what := range slices.Sorted(maps.Keys(lacking)) {
+		f.Notes = append(f.Notes, fmt.Sprintf("%s, in %s", what, plural(lacking[what], "row")))
+	}
+	for _, kind := range slices.Sorted(maps.Keys(below)) {
+		f.Notes = append(f.Notes, fmt.Sprintf("%s is below zero in %s, down to %s ms: the stages overlapped by so much", kind, plural(len(below[kind]), "row"), figure(slices.Min(below[kind]))))
+	}
 	f.SVG = stageBars(rows)
 	if n := len(all) - len(rows); n > 0 {
 		f.Notes = append(f.Notes, "without a breakdown: "+plural(n, "row"))

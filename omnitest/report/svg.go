@@ -16,11 +16,11 @@ import (
 // A chart is drawn at this size and scaled by the page, so that its text stays about as large as the page's own from 360 to
 // 560 pixels of width.
 const (
-	chartW, chartH = 440.0, 290.0
+	chartW, chartH = 400.0, 272.0
 	plotTop        = 34.0
 	plotBottom     = chartH - 44
 	plotLeft       = 50.0
-	charW          = 6.3 // mean width of a character of the label font, 12 px
+	charW          = 6.8 // mean width of a character of the label font, 12 px
 	maxLabel       = 24  // characters of a direct label
 )
 
@@ -32,26 +32,30 @@ func (c Chart) svg() template.HTML {
 	}
 	var d drawing
 	d.open(c.Title, chartW, chartH)
-	right := chartW - 14
-	if !c.CDF {
-		longest := 0
-		for _, l := range c.Lines {
-			longest = max(longest, utf8.RuneCountInString(short(l.Label)))
-		}
-		if longest > 0 {
-			right = chartW - 16 - charW*float64(longest)
-		}
+	right, longest := chartW-14, 0
+	for _, l := range c.Lines {
+		longest = max(longest, utf8.RuneCountInString(short(l.Label)))
+	}
+	if longest > 0 {
+		right = chartW - 16 - charW*float64(longest)
+	}
+	if c.CDF {
+		right -= 14 // room for a piece of the line beside its name
 	}
 	x, y := c.scales(plotLeft, right)
 	d.axes(c, x, y, right)
+	for _, l := range c.Lines {
+		d.line(c, l, x, y)
+	}
+	if c.CDF {
+		d.keys(c.Lines, right+8)
+		return d.close()
+	}
 	var labels []label
-	for i, l := range c.Lines {
-		d.line(c, i, l, x, y)
-		if c.CDF {
-			labels = append(labels, cdfLabel(i, len(c.Lines), l, x, y))
-		} else if at, ok := lastPoint(l); ok && l.Label != "" {
+	for _, l := range c.Lines {
+		if at, ok := lastPoint(l); ok && l.Label != "" {
 			v, _ := at.Y.Get()
-			labels = append(labels, label{i, l.Label, right + 8, y.at(v), x.at(at.X), y.at(v), false})
+			labels = append(labels, label{l.Color, l.Label, right + 8, y.at(v), x.at(at.X), y.at(v)})
 		}
 	}
 	spread(labels)
@@ -59,6 +63,26 @@ func (c Chart) svg() template.HTML {
 		d.label(l)
 	}
 	return d.close()
+}
+
+// keys names distribution functions beside the plot, in the order in which they rise: all of them end at the top right.
+func (d *drawing) keys(lines []Line, x float64) {
+	median := func(l Line) float64 {
+		for _, p := range l.Points {
+			if v, _ := p.Y.Get(); v >= 50 {
+				return p.X
+			}
+		}
+		return math.Inf(1)
+	}
+	sorted := slices.Clone(lines)
+	slices.SortStableFunc(sorted, func(a, b Line) int { return cmp.Compare(median(a), median(b)) })
+	y := plotBottom - 4 - 15*float64(len(sorted)-1)
+	for _, l := range sorted {
+		fmt.Fprintf(&d.b, `<path d="M%.1f %.1fh12" class="line s%d"/>`, x, y, l.Color)
+		fmt.Fprintf(&d.b, `<text x="%.1f" y="%.1f" class="label t%d">%s<title>%s</title></text>`, x+16, y+4, l.Color, html.EscapeString(short(l.Label)), html.EscapeString(l.Label))
+		y += 15
+	}
 }
 
 func (c Chart) scales(left, right float64) (x, y scale) {
@@ -122,7 +146,7 @@ func (d *drawing) axes(c Chart, x, y scale, right float64) {
 }
 
 // line draws the segments between neighbours that both have a value; a point without one leaves a gap.
-func (d *drawing) line(c Chart, i int, l Line, x, y scale) {
+func (d *drawing) line(c Chart, l Line, x, y scale) {
 	var path strings.Builder
 	down := false
 	before := math.NaN()
@@ -150,25 +174,25 @@ func (d *drawing) line(c Chart, i int, l Line, x, y scale) {
 	if l.Dashed {
 		dash = " dash"
 	}
-	fmt.Fprintf(&d.b, `<path d="%s" class="line s%d%s"/>`, path.String(), i, dash)
+	fmt.Fprintf(&d.b, `<path d="%s" class="line s%d%s"/>`, path.String(), l.Color, dash)
 	dense := len(l.Points) > 20
 	for _, p := range l.Runs {
-		d.point(c, i, l, p, x, y, true)
+		d.point(c, l, p, x, y, true)
 	}
 	for _, p := range l.Points {
 		if p.Invalid && !dense || !dense && !c.CDF {
-			d.point(c, i, l, p, x, y, false)
+			d.point(c, l, p, x, y, false)
 		}
 	}
 }
 
 // point draws a marker with the line's own shape; a point of an invalid client is a cross.
-func (d *drawing) point(c Chart, i int, l Line, p Point, x, y scale, faint bool) {
+func (d *drawing) point(c Chart, l Line, p Point, x, y scale, faint bool) {
 	v, ok := p.Y.Get()
 	if !ok || c.CDF {
 		return
 	}
-	px, py, r := x.at(p.X), y.at(v), 4.2
+	px, py, r, i := x.at(p.X), y.at(v), 4.2, l.Color
 	class := fmt.Sprintf("dot s%d", i)
 	if faint {
 		r, class = 2.6, class+" faint"
@@ -196,22 +220,15 @@ func (d *drawing) point(c Chart, i int, l Line, p Point, x, y scale, faint bool)
 
 // label is the name of a line, beside its end.
 type label struct {
-	line         int
+	color        int
 	text         string
 	x, y         float64
 	fromX, fromY float64 // the point it belongs to
-	halo         bool
 }
 
 func (d *drawing) label(l label) {
-	class := "label"
-	if l.halo {
-		class += " halo"
-	}
-	if !l.halo {
-		fmt.Fprintf(&d.b, `<path d="M%.1f %.1fL%.1f %.1f" class="leader s%d"/>`, l.fromX+6, l.fromY, l.x-3, l.y, l.line)
-	}
-	fmt.Fprintf(&d.b, `<text x="%.1f" y="%.1f" class="%s t%d">%s<title>%s</title></text>`, l.x, l.y+4, class, l.line, html.EscapeString(short(l.text)), html.EscapeString(l.text))
+	fmt.Fprintf(&d.b, `<path d="M%.1f %.1fL%.1f %.1f" class="leader s%d"/>`, l.fromX+6, l.fromY, l.x-3, l.y, l.color)
+	fmt.Fprintf(&d.b, `<text x="%.1f" y="%.1f" class="label t%d">%s<title>%s</title></text>`, l.x, l.y+4, l.color, html.EscapeString(short(l.text)), html.EscapeString(l.text))
 }
 
 func lastPoint(l Line) (Point, bool) {
@@ -223,33 +240,14 @@ func lastPoint(l Line) (Point, bool) {
 	return Point{}, false
 }
 
-// cdfLabel puts the name of curve i of n at a height of its own, to the right of the curve, or to its left where there is no room.
-func cdfLabel(i, n int, l Line, x, y scale) label {
-	level := 12 + 76*float64(i+1)/float64(n+1)
-	at := l.Points[len(l.Points)-1]
-	for _, p := range l.Points {
-		if v, _ := p.Y.Get(); v >= level {
-			at = p
-			break
-		}
-	}
-	px, width := x.at(at.X)+7, charW*float64(utf8.RuneCountInString(short(l.Label)))
-	if px+width > chartW-4 {
-		px = max(plotLeft+2, x.at(at.X)-7-width)
-	}
-	return label{i, l.Label, px, y.at(level), x.at(at.X), y.at(level), true}
-}
-
 // spread moves labels apart that would overlap, downwards, and the whole stack up again where it left the plot.
 func spread(labels []label) {
 	const apart = 14
 	slices.SortStableFunc(labels, func(a, b label) int { return cmp.Compare(a.y, b.y) })
 	for i := 1; i < len(labels); i++ {
-		if !labels[i].halo {
-			labels[i].y = max(labels[i].y, labels[i-1].y+apart)
-		}
+		labels[i].y = max(labels[i].y, labels[i-1].y+apart)
 	}
-	if n := len(labels); n > 0 && !labels[n-1].halo && labels[n-1].y > plotBottom {
+	if n := len(labels); n > 0 && labels[n-1].y > plotBottom {
 		labels[n-1].y = plotBottom
 		for i := n - 2; i >= 0; i-- {
 			labels[i].y = min(labels[i].y, labels[i+1].y-apart)
@@ -262,72 +260,4 @@ func short(s string) string {
 		return string(r[:maxLabel-1]) + "…"
 	}
 	return s
-}
-
-// stageBars draws where the time of a request went, a bar per row. Parts below zero (stages that overlapped) lie left of zero.
-func stageBars(rows []Row) template.HTML {
-	const barH, gap, top = 20.0, 26.0, 8.0
-	kinds := stageKinds(rows)
-	var d drawing
-	h := top + float64(len(rows))*(barH+gap) + 40
-	d.open("Time of a request by stage", chartW, h)
-	var ends []float64
-	for _, r := range rows {
-		plus, minus := 0.0, 0.0
-		for _, s := range r.Stages {
-			v, _ := s.Mean.Get()
-			plus, minus = plus+max(0, v), minus+min(0, v)
-		}
-		ends = append(ends, plus, minus)
-	}
-	x := niceScale(ends, 5, 10, chartW-24)
-	bottom := top + float64(len(rows))*(barH+gap)
-	for _, t := range x.ticks {
-		fmt.Fprintf(&d.b, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" class="grid"/>`, x.at(t), top, x.at(t), bottom)
-		d.text(x.at(t), bottom+16, "middle", "tick", tickText(t))
-	}
-	d.text(chartW/2, bottom+34, "middle", "name", "mean time of a request (ms)")
-	for i, r := range rows {
-		y := top + float64(i)*(barH+gap) + 16
-		d.text(10, y-4, "start", "label", r.Name)
-		plus, minus := 0.0, 0.0
-		for _, s := range r.Stages {
-			v, ok := s.Mean.Get()
-			if !ok || v == 0 {
-				continue
-			}
-			from := plus
-			if v < 0 {
-				minus += v
-				from = minus
-			} else {
-				plus += v
-			}
-			k := slices.Index(kinds, s.Stage)
-			left, width := x.at(from), x.at(from+math.Abs(v))-x.at(from)
-			class := fmt.Sprintf("bar s%d", k%maxLines)
-			if v < 0 {
-				class += " minus"
-			}
-			fmt.Fprintf(&d.b, `<rect x="%.1f" y="%.1f" width="%.1f" height="%g" class="%s"><title>%s</title></rect>`, left, y, max(0.5, width-1), barH, class,
-				html.EscapeString(fmt.Sprintf("%s: %s ms", s.Stage, figure(v))))
-			if name := s.Stage; width > charW*float64(len(name))+8 {
-				d.text(left+width/2, y+14, "middle", fmt.Sprintf("in in%d", k%maxLines), name)
-			}
-		}
-	}
-	return d.close()
-}
-
-// stageKinds are the stages of all rows in the order in which they appear: the index is the colour.
-func stageKinds(rows []Row) []string {
-	var kinds []string
-	for _, r := range rows {
-		for _, s := range r.Stages {
-			if !slices.Contains(kinds, s.Stage) {
-				kinds = append(kinds, s.Stage)
-			}
-		}
-	}
-	return kinds
 }

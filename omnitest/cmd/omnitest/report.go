@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/omnitest/suite/omnitest/report"
+	"github.com/omnitest/suite/omnitest/report/plot"
+)
+
+type reportCommand struct {
+	File string `arg:"" help:"result.json, or the result file of vllm bench serve, aiperf or guidellm."`
+
+	Out   string `short:"o" help:"Write the page there; unset: report.html beside the file." placeholder:"FILE"`
+	PNG   string `name:"png" help:"Write the charts there too, as PNG and SVG." placeholder:"FOLDER"`
+	VLLM  string `name:"vllm" help:"Write each row there under the keys of vllm bench serve." placeholder:"FOLDER"`
+	Table bool   `help:"Print the record as Markdown."`
+}
+
+// Run reads one document and makes the views of it. Of another tool's file it prints which of its names became what.
+func (c *reportCommand) Run(_ context.Context, out io.Writer) error {
+	r, err := report.Read(c.File)
+	if err != nil {
+		imported, mapping, other := report.Import(c.File)
+		if other != nil {
+			return errors.Join(err, other)
+		}
+		r = imported
+		fmt.Fprintf(out, "%s: a file of %s\n\n%s\n", c.File, r.Provenance.Tool, report.MappingText(mapping))
+	}
+	page, err := report.HTML(r)
+	if err != nil {
+		return err
+	}
+	if c.Out == "" {
+		c.Out = filepath.Join(filepath.Dir(c.File), "report.html")
+	}
+	if err := os.WriteFile(c.Out, page, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "page    ", c.Out)
+	if c.PNG != "" {
+		paths, err := plot.Write(c.PNG, r)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "charts   %s (%d files)\n", c.PNG, len(paths.Files))
+		for _, chart := range report.Charts(r) {
+			if why, empty := paths.Empty[chart.ID]; empty {
+				fmt.Fprintf(out, "no chart %s: %s\n", chart.ID, strings.Join(why, "; "))
+			}
+		}
+	}
+	if c.VLLM != "" {
+		if err := c.vllm(r, out); err != nil {
+			return err
+		}
+	}
+	if c.Table {
+		fmt.Fprintf(out, "\n%s", report.Table(r))
+	}
+	return nil
+}
+
+func (c *reportCommand) vllm(r report.Result, out io.Writer) error {
+	written := 0
+	for i, row := range r.Rows {
+		keys, err := report.VLLMJSON(r, row)
+		if err != nil {
+			fmt.Fprintln(out, "no file  ", err)
+			continue
+		}
+		name := strings.Map(func(c rune) rune {
+			if strings.ContainsRune(`/\: `, c) {
+				return '-'
+			}
+			return c
+		}, row.Name)
+		if err := report.WriteJSON(filepath.Join(c.VLLM, fmt.Sprintf("%02d-%s.json", i+1, name)), keys); err != nil {
+			return err
+		}
+		written++
+	}
+	fmt.Fprintf(out, "vllm     %s (%d files)\n", c.VLLM, written)
+	return nil
+}
