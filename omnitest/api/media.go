@@ -25,22 +25,14 @@ var errLineBreak = errors.New("line break in base64")
 // decodeBase64 decodes text into dst, which has room for base64.StdEncoding.DecodedLen of it, and gives the number of bytes. Unlike
 // encoding/base64 it refuses line breaks, which JSON forbids inside a string.
 func decodeBase64(dst, text []byte) (n int, err error) {
-	alone := false
-	if len(text) >= heavy {
-		decoding <- struct{}{}
-		defer func() { <-decoding }()
-		alone = runtime.GOMAXPROCS(0) == 1
-	}
+	inTurn := len(text) >= heavy
+	alone := inTurn && runtime.GOMAXPROCS(0) == 1
 	for at := 0; at < len(text); at += piece {
 		part := text[at:min(at+piece, len(text))]
-		if bytes.IndexByte(part, '\n') >= 0 || bytes.IndexByte(part, '\r') >= 0 {
-			return n, errLineBreak
-		}
-		k, err := base64.StdEncoding.Decode(dst[n:], part)
+		k, err := decodePiece(dst[n:], part, inTurn)
 		n += k
-		var corrupt base64.CorruptInputError
-		switch {
-		case errors.As(err, &corrupt):
+		switch corrupt, is := err.(base64.CorruptInputError); {
+		case is:
 			return n, corrupt + base64.CorruptInputError(at)
 		case err != nil:
 			return n, err
@@ -52,6 +44,17 @@ func decodeBase64(dst, text []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+func decodePiece(dst, part []byte, inTurn bool) (int, error) {
+	if inTurn { // for each piece anew: who waits between two pieces holds up nobody
+		decoding <- struct{}{}
+		defer func() { <-decoding }()
+	}
+	if bytes.IndexByte(part, '\n') >= 0 || bytes.IndexByte(part, '\r') >= 0 {
+		return 0, errLineBreak
+	}
+	return base64.StdEncoding.Decode(dst, part)
 }
 
 // indexByte is bytes.IndexByte in pieces.

@@ -49,6 +49,7 @@ func (d *decoder) time() time.Time { return time.Unix(0, d.varint()).UTC() }
 func (d *decoder) request() (row string, s metrics.Sample) {
 	flags := d.uvarint()
 	d.failed = d.failed || flags&^allFlags != 0
+	s.Abandoned = flags&abandoned != 0
 	row = d.string()
 	x := &s.Exchange
 	x.RequestID = d.string()

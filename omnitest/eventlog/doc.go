@@ -22,7 +22,7 @@
 // the header as uvarint. A log without its end belongs to a run that was killed.
 //
 //	request = 1
-//	  flags:uvarint        1 was sent, 2 has a due time, 4 failed, 8 has others
+//	  flags:uvarint        1 was sent, 2 has a due time, 4 failed, 8 has others, 16 was abandoned
 //	  row:string           the row of the result that it belongs to
 //	  request id:string    leads to the proxy's flow ledger
 //	  start:varint         since 1970, only if sent. Wall clock of the first use of the Writer plus monotonic time since then: a

@@ -24,7 +24,8 @@ const (
 	hasDue    = 1 << 1
 	hasErr    = 1 << 2
 	hasOthers = 1 << 3
-	allFlags  = wasSent | hasDue | hasErr | hasOthers
+	abandoned = 1 << 4
+	allFlags  = wasSent | hasDue | hasErr | hasOthers | abandoned
 )
 
 // others are what few requests have.
@@ -72,6 +73,9 @@ func appendRequest(b []byte, base time.Time, row string, s *metrics.Sample) ([]b
 	}
 	if s.Err != nil {
 		flags |= hasErr
+	}
+	if s.Abandoned {
+		flags |= abandoned
 	}
 	var more []byte
 	if s.Retokenized != (metrics.Value{}) || s.Sound != (metrics.Sound{}) || len(s.Stages) > 0 {

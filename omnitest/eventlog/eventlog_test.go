@@ -92,6 +92,8 @@ func fill(v reflect.Value, n *int64) {
 		}
 	case reflect.String:
 		v.SetString(fmt.Sprintf("s%d\n\xff", *n))
+	case reflect.Bool:
+		v.SetBool(true)
 	case reflect.Float64:
 		v.SetFloat(float64(*n) / 3)
 	case reflect.Uint8, reflect.Uint16:
