@@ -140,6 +140,7 @@ func (l *lane[T]) call(c *slot[T], turn Turn[T]) {
 		watch(p.began.Add(c.Due)) // all is ready
 	}
 	c.Sent = time.Since(p.began)
+	c.sent.Store(true)
 	if leave != nil {
 		defer time.AfterFunc(p.plan.Cancel.Delay, func() { leave(ErrAbandoned) }).Stop()
 	}
@@ -169,10 +170,15 @@ func (l *lane[T]) judge(own context.Context, c *slot[T]) State {
 func (l *lane[T]) watch(own context.Context, c *slot[T]) {
 	grace := time.NewTimer(l.p.plan.Grace)
 	defer grace.Stop()
-	select {
-	case <-c.ended:
-		return
-	case <-grace.C:
+	for waiting := true; waiting; {
+		select {
+		case <-c.ended:
+			return
+		case <-grace.C:
+			if waiting = !c.sent.Load(); waiting { // held up before the operation: that is not the operation's fault
+				grace.Reset(l.p.plan.Grace)
+			}
+		}
 	}
 	if !c.done.CompareAndSwap(false, true) {
 		return

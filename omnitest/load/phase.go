@@ -49,6 +49,7 @@ type session[T any] struct {
 type slot[T any] struct {
 	Call
 	value T
+	sent  atomic.Bool   // the record holds what is known before the operation
 	done  atomic.Bool   // its end is decided
 	ended chan struct{} // closed when the lane has it back; made only where a watch waits
 }
