@@ -70,23 +70,21 @@ func render(rows []row, versions []string, before, after, note string, bound boo
 	return b.String()
 }
 
-// keep stores the result files of the smallest plan.
-func (b *bench) keep(out string, todo []tool) error {
-	for _, t := range todo {
-		for _, name := range t.files {
-			text, err := os.ReadFile(b.result(t.name, plans[0], name))
-			if err != nil {
-				continue // that plan was not run
-			}
-			if text, err = b.trim(name, text); err != nil {
-				return fmt.Errorf("%s/%s: %w", t.name, name, err)
-			}
-			if err := os.MkdirAll(filepath.Join(out, t.name), 0o755); err != nil {
-				return err
-			}
-			if err := os.WriteFile(filepath.Join(out, t.name, name), text, 0o644); err != nil {
-				return err
-			}
+// keep stores a tool's result files of the smallest plan.
+func (b *bench) keep(out string, t tool) error {
+	for _, name := range t.files {
+		text, err := os.ReadFile(b.result(t.name, plans[0], name))
+		if err != nil {
+			return err
+		}
+		if text, err = b.trim(name, text); err != nil {
+			return fmt.Errorf("%s/%s: %w", t.name, name, err)
+		}
+		if err := os.MkdirAll(filepath.Join(out, t.name), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(out, t.name, name), text, 0o644); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -128,7 +126,7 @@ func (b *bench) trim(name string, text []byte) ([]byte, error) {
 			}
 			at := strings.Index(s, string(r))
 			if at < 0 {
-				continue
+				return nil, fmt.Errorf("request %d is not where it was read", i)
 			}
 			from := strings.LastIndexByte(s[:at], ',')
 			s = s[:from] + s[at+len(r):]
