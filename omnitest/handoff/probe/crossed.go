@@ -230,25 +230,41 @@ func (p *probe) insensitive(ctx context.Context, sent, lent *subject) (why strin
 const leastRun = 12
 
 // ownRun finds the longest stretch in which got says what the sender's own control says at the same place and the lent one does
-// not. A byte in which the two agree ends no stretch, and counts for none.
+// not. It is empty where chance gives as much: letters at random do not, but a small model has its favourite words (one token of
+// the tiny model on real vLLM is " Wednesday", another reads as U+FFFD five times in a row). What chance gives, the same texts
+// say: the longest stretch that they share when the control is shifted, over all shifts.
 func ownRun(got, own, lent string) (from, to int) {
-	start, counted, best := 0, 0, 0
-	for i := range min(len(got), beforeLoop(own), len(lent)) {
+	own = own[:beforeLoop(own)]
+	best, from, to := sharedRun(got, own, lent, 0)
+	if best < leastRun {
+		return 0, 0
+	}
+	for shift := 1; shift < len(own); shift++ {
+		if chance, _, _ := sharedRun(got, own, lent, shift); chance >= best {
+			return 0, 0
+		}
+	}
+	return from, to
+}
+
+// sharedRun is the longest stretch in which got agrees with own, rotated by shift. A byte in which lent agrees too ends no
+// stretch, and counts for none.
+func sharedRun(got, own, lent string, shift int) (best, from, to int) {
+	start, counted := 0, 0
+	for i := range min(len(got), len(own), len(lent)) {
+		o := own[(i+shift)%len(own)]
 		switch {
-		case got[i] != own[i]:
+		case got[i] != o:
 			start, counted = i+1, 0
 			continue
-		case own[i] != lent[i]:
+		case o != lent[i]:
 			counted++
 		}
 		if counted > best {
 			best, from, to = counted, start, i+1
 		}
 	}
-	if best < leastRun {
-		return 0, 0
-	}
-	return from, to
+	return best, from, to
 }
 
 // ownPart judges a stretch of the sender's own answer amid the lent one. A model that repeats its prompt cannot have it from
