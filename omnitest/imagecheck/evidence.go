@@ -79,6 +79,9 @@ func (f *finding) keepDifference(dir *measure.Folder, p Picture, label string) {
 	at := f.worst
 	if at.Empty() {
 		mad, window := t.worstWindow(f.judged)
+		if !(mad >= 1) { // what was judged is alike, and what was not failed it by its extent
+			mad, window = t.worstWindow(nil)
+		}
 		if !(mad >= 1) {
 			return
 		}

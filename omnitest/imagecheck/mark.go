@@ -10,6 +10,8 @@ import (
 	xdraw "golang.org/x/image/draw"
 	"golang.org/x/image/font"
 	"golang.org/x/image/font/basicfont"
+	"golang.org/x/image/font/gofont/gomono"
+	"golang.org/x/image/font/opentype"
 	"golang.org/x/image/math/fixed"
 
 	"github.com/omnitest/suite/fixtures/fonts"
@@ -105,28 +107,34 @@ func lineWidth(s string) (w int) {
 	return w
 }
 
-// write draws a line with its top left corner at x, y: ASCII from a bitmap, hanzi outlined at their final size.
+// write draws a line with its top left corner at x, y. ASCII is a bitmap at scale 1 and Go Mono above it, whose zero has a
+// slash: what a reader took for what must be seen. Hanzi are outlined.
 func write(img *image.RGBA, x, y int, s string, c color.RGBA, scale int) {
-	small := basicfont.Face7x13
-	var large font.Face // made if it is needed
-	for _, r := range drawable(s) {
-		if r <= 127 {
-			cell := image.NewRGBA(image.Rect(0, 0, halfWidth, 13))
-			d := font.Drawer{Dst: cell, Src: image.NewUniform(c), Face: small, Dot: fixed.P(0, small.Ascent)}
-			d.DrawString(string(r))
-			to := image.Rect(x, y, x+halfWidth*scale, y+13*scale)
-			xdraw.NearestNeighbor.Scale(img, to, cell, cell.Rect, xdraw.Over, nil)
-			x += halfWidth * scale
-			continue
-		}
-		if large == nil {
-			var err error
-			if large, err = fonts.Face(float64(2*halfWidth*scale) - 1); err != nil {
-				return // the fonts are embedded: they open or nothing of this module works
+	advance := halfWidth * scale
+	ascii, hanzi := font.Face(basicfont.Face7x13), font.Face(nil) // hanzi: made if it is needed
+	if scale > 1 {
+		if f, err := opentype.Parse(gomono.TTF); err == nil {
+			if face, err := opentype.NewFace(f, &opentype.FaceOptions{Size: float64(advance) / 0.6, DPI: 72}); err == nil { // its letters are 0.6 em wide
+				ascii = face
 			}
 		}
-		d := font.Drawer{Dst: img, Src: image.NewUniform(c), Face: large, Dot: fixed.P(x, y+small.Ascent*scale+scale/2)}
+	}
+	base := y + basicfont.Face7x13.Ascent*scale
+	d := font.Drawer{Dst: img, Src: image.NewUniform(c)}
+	for _, r := range drawable(s) {
+		step := advance
+		d.Face = ascii
+		if r > 127 {
+			if hanzi == nil {
+				var err error
+				if hanzi, err = fonts.Face(float64(2*advance) - 1); err != nil {
+					return // the fonts are embedded: they open or nothing of this module works
+				}
+			}
+			d.Face, step = hanzi, 2*advance
+		}
+		d.Dot = fixed.P(x, base)
 		d.DrawString(string(r))
-		x += 2 * halfWidth * scale
+		x += step
 	}
 }

@@ -22,6 +22,9 @@ type Cell struct {
 	Move image.Point     // where it was found in the candidate, relative to Rect
 	NCC  float64         // -1..1 normalised cross-correlation; 0 also for a cell that is empty on one side only
 	Flat bool            // empty in the reference
+	// Contour is the worst difference of 3x3 px means after brightness and contrast were fitted, in parts of the contrast of the
+	// line; NaN for a flat cell.
+	Contour float64
 }
 
 // CellNCC compares the text in box of two luma planes in the same coordinates, glyph by glyph. Cells are 0.6 box heights
@@ -42,13 +45,16 @@ func CellNCC(ref, got *image.Gray, box image.Rectangle, lines, search int) []Cel
 	var cells []Cell
 	var last image.Point // a shifted line is shifted as a whole: begin where the neighbour was found
 	for _, line := range splitLines(ref, box, lines) {
+		contrast := lineContrast(ref, line)
 		width := min(max(int(0.6*float64(line.Dy())+0.5), 4), box.Dx())
 		for _, x := range steps(box.Min.X, box.Max.X, width) {
 			c := bestCell(ref, got, sums, area, image.Rect(x, line.Min.Y, x+width, line.Max.Y), search, last)
-			cells = append(cells, c)
+			c.Contour = math.NaN()
 			if !c.Flat {
 				last = c.Move
+				c.Contour = contour(ref, got, c.Rect, c.Move, contrast)
 			}
+			cells = append(cells, c)
 		}
 	}
 	return cells

@@ -22,7 +22,7 @@ type Box struct {
 
 // Text demands that every box shows the same glyphs as in another picture of the same layout: the ExtP256 distance of the
 // copied crops is at most 6 of 256 and the worst glyph cell correlates
-// by at least 0.955 (see [CellNCC]). It needs pixel alignment: same engine, seed, size and steps. Where the layout is free
+// by at least 0.955 (see [CellNCC]) and is nowhere off by more than 0.35 of the contrast of its line (see [Cell]). It needs pixel alignment: same engine, seed, size and steps. Where the layout is free
 // only a reader can tell what the text says ([Reads], [ReadsSomewhere]). What stands outside the boxes is for [NoExtraText].
 func Text(golden Picture, boxes ...Box) Check {
 	return check("text", "text differs", func(p Picture, f *finding) {
@@ -117,6 +117,15 @@ func (f *finding) text(i int, ref textRef, p Picture) image.Point {
 		view.moved = c.Rect.Add(c.Move).Sub(ref.frame.Min).Sub(move)
 		f.atLeast(name+".cell-NCC", c.NCC, f.bounds.TextCellNCC, "text cell correlation",
 			fmt.Sprintf("worst of %d cells, within %d px", len(cells), f.bounds.SearchPixels))
+	}
+	if i := worstContour(cells); i >= 0 {
+		c := cells[i]
+		if !f.atMost(name+".contour", c.Contour, f.bounds.TextContour, "text contour is off by",
+			fmt.Sprintf("of the contrast, worst 3x3 px of %d cells", len(cells))) && view.ncc >= f.bounds.TextCellNCC {
+			view.cell = c.Rect.Sub(ref.frame.Min)
+			view.moved = c.Rect.Add(c.Move).Sub(ref.frame.Min).Sub(move)
+			view.caption = "actual, contour off by " + number(c.Contour) + " in this cell"
+		}
 	}
 	for j := before; j < len(f.metrics); j++ {
 		f.metrics[j].Note = what
