@@ -12,6 +12,7 @@ import (
 
 	"github.com/omnitest/suite/omnitest/api"
 	"github.com/omnitest/suite/omnitest/load"
+	"github.com/omnitest/suite/omnitest/metrics"
 )
 
 // Every event that was due is accounted for, none twice, over several streams on one connection.
@@ -22,7 +23,7 @@ func TestEveryEventIsAccountedFor(t *testing.T) {
 	e := c.Stop(load.Result{})
 	require.Empty(t, c.errs)
 	require.Greater(t, e.Event.N, 1100)
-	assert.Equal(t, e.Event.N, e.Read.N, "each was read")
+	assert.Equal(t, int(c.end/time.Millisecond), e.Event.N)
 	for i, ev := range c.events {
 		assert.Equal(t, time.Duration(i+1)*time.Millisecond, ev.due)
 		assert.LessOrEqual(t, ev.due, ev.written, "never early")
@@ -131,14 +132,27 @@ func TestEventSize(t *testing.T) {
 	assert.Len(t, frame(7, 1000), 1000)
 }
 
-// BenchmarkCost is what the canary costs: its share of one core, in a process that does nothing else.
+// BenchmarkCost is what the canary costs: its share of one core, in a process that does nothing else. Wanted: core-% < 1. bare-% is
+// what waking up so often costs alone, in the same run: on a busy machine both are more.
 func BenchmarkCost(b *testing.B) {
 	for b.Loop() {
+		bell, err := newAlarm()
+		require.NoError(b, err)
+		before, began := readUsage(), time.Now()
+		for k := range 400 {
+			require.NoError(b, bell.wait(began.Add(time.Duration(k+1)*10*time.Millisecond)))
+		}
+		bell.close()
+		var bare metrics.ClientError
+		readUsage().since(before, &bare)
+		cpu, _ := bare.CPU.Get()
+		b.ReportMetric(100*cpu, "bare-%")
+
 		c, err := Start(b.Context(), Options{})
 		require.NoError(b, err)
 		time.Sleep(4 * time.Second)
 		e := c.Stop(load.Result{})
-		cpu, _ := e.CPU.Get()
+		cpu, _ = e.CPU.Get()
 		b.ReportMetric(100*cpu, "core-%")
 		for name, v := range map[string]interface{ Get() (float64, bool) }{
 			"late-p50-ns": e.Event.P50, "late-p99-ns": e.Event.P99, "late-max-ns": e.Event.Max, "read-p50-ns": e.Read.P50, "read-p99-ns": e.Read.P99,

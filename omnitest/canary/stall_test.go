@@ -85,12 +85,12 @@ func TestStampsAloneAreBlind(t *testing.T) {
 			case <-time.After(400 * time.Millisecond):
 			}
 			_ = p.Signal(syscall.SIGSTOP)
-			time.Sleep(200 * time.Millisecond) // 50 of 150 events: more than the median of a third of the time
+			time.Sleep(200 * time.Millisecond) // 50 of 150 events
 			_ = p.Signal(syscall.SIGCONT)
 			stops.Add(1)
 		}
 	})
-	require.GreaterOrEqual(t, stops.Load(), int64(2))
+	require.GreaterOrEqual(t, stops.Load(), int64(1))
 	late, _ := e.Event.P99.Get()
 	read, _ := e.Read.P50.Get()
 	assert.Greater(t, late, 100.0, "ms: a stop lasts 200")
