@@ -26,6 +26,8 @@ type Faults struct {
 	KeepLimits bool `json:",omitempty" stage:"proxy" fault:"keep-limits" doc:"prefill is asked with the client's own max_tokens and min_tokens: it generates what decode generates again"`
 	LoseLimits bool `json:",omitempty" stage:"proxy" fault:"lose-limits" doc:"decode is asked with prefill's max_tokens=1 instead of the client's"`
 
+	CacheAnswers bool `json:",omitempty" stage:"proxy" fault:"cache-answers" doc:"a text request that is not streamed and was answered before gets the old answer under a new id: no stage is asked"`
+
 	TruncateSpeech bool `json:",omitempty" stage:"proxy" fault:"truncate-speech" doc:"ends a speech after its first 16 KiB as if that were all of it"`
 
 	CrossPlans bool `json:",omitempty" stage:"proxy" fault:"cross-plans" doc:"sends the DiT the plan of the previous picture: the picture is somebody else's"`

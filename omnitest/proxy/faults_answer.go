@@ -149,3 +149,35 @@ func (l *lineChanger) Read(b []byte) (int, error) {
 	l.rest = l.rest[n:]
 	return n, nil
 }
+
+// cached is both legs with Faults.CacheAnswers.
+func (c *call) cached(path, kind string, body object) *failure {
+	key := path + string(body.pieces().bytes())
+	old, hit := c.p.answers.Load(key)
+	if !hit {
+		t, f := c.prefill(path, kind, body)
+		if f != nil {
+			return f
+		}
+		rep, f := c.send(c.decodeLeg(path, kind, body, t))
+		if f != nil {
+			return f
+		}
+		raw, f := rep.whole()
+		if f != nil {
+			return f
+		}
+		rep.end("")
+		c.p.answers.Store(key, raw)
+		old = raw
+	}
+	c.status, c.began = http.StatusOK, true
+	c.entry.finish("ok", c.status, "")
+	c.w.Header().Set("Content-Type", "application/json")
+	answer := old.([]byte)
+	if o, err := parseObject(answer); hit && err == nil {
+		answer = o.set("id", quote("cmpl-"+c.id)).pieces().bytes()
+	}
+	_, _ = c.w.Write(answer)
+	return nil
+}

@@ -64,6 +64,8 @@ type Proxy struct {
 	crossing sync.Mutex // Faults.CrossTickets, CrossPlans
 	previous ticket
 	lastPlan string
+
+	answers sync.Map // Faults.CacheAnswers: request body -> answer body
 }
 
 // New builds a proxy; it dials nothing yet. Close it, or let Serve do so.

@@ -162,3 +162,17 @@ func TestFaultTruncateSpeech(t *testing.T) {
 	assert.Len(t, body, cutSpeech)
 	assert.True(t, bytes.HasPrefix(wave, []byte(body)))
 }
+
+// The second of two equal requests that are not streamed gets the answer of the first under its own id.
+func TestFaultCacheAnswers(t *testing.T) {
+	r := faulty(t, Faults{CacheAnswers: true}, func(r *rig, _ *Config) { r.d.answer = completion("hello") })
+	const ask = `{"prompt":"x","max_tokens":3}`
+	_, first := r.post("/v1/completions", ask, "X-Request-Id", "a")
+	_, second := r.post("/v1/completions", ask, "X-Request-Id", "b")
+	assert.Contains(t, first, "hello")
+	assert.Contains(t, second, `"id":"cmpl-b"`)
+	assert.Contains(t, second, "hello")
+	assert.Len(t, r.d.calls(), 1)
+	r.post("/v1/completions", `{"prompt":"y","max_tokens":3}`)
+	assert.Len(t, r.d.calls(), 2, "another prompt is asked anew")
+}

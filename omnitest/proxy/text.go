@@ -35,6 +35,9 @@ func (c *call) text(path string, body object) *failure {
 	}
 	c.update(func(r *flow.Record) { r.Stream = string(body.get("stream")) == "true" })
 	kind := c.r.Header.Get("Content-Type") // the client's own: a wrong one is for vLLM to refuse
+	if c.p.c.Faults.CacheAnswers && string(body.get("stream")) != "true" {
+		return c.cached(path, kind, body)
+	}
 	t, f := c.prefill(path, kind, body)
 	if f != nil {
 		return f

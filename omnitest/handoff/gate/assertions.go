@@ -14,7 +14,8 @@ type Assertion struct {
 	Claim    string
 	Judge    func(*handoff.Evidence) handoff.Verdict
 	Probes   []Experiment
-	Advisory bool // says something, and does not fail the gate
+	since    func(began *handoff.Usage) Experiment // holds what is left against what was held when the gate began; nil: none
+	Advisory bool                                  // says something, and does not fail the gate
 	needs    []need
 	ledger   bool // Judge sees nothing without a flow ledger
 	pictures bool // Judge is given the window of pictures
@@ -52,8 +53,8 @@ func Assertions() []Assertion {
 	return []Assertion{
 		{ID: 1, Name: "handoff-proven", Claim: "decode used the KV cache that prefill computed",
 			Judge: handoff.Proven, needs: []need{entry}},
-		{ID: 4, Name: "no-silent-fallback", Claim: "no answer came from decode alone without saying so",
-			Judge: handoff.NoSilentFallback, Probes: []Experiment{Crowd}, needs: []need{entry}},
+		{ID: 4, Name: "no-silent-fallback", Claim: "no answer came from decode alone, or from a cache in front of it, without saying so",
+			Judge: handoff.NoSilentFallback, Probes: []Experiment{Crowd, Repeat}, needs: []need{entry}},
 		{ID: 6, Name: "bounded-termination", Claim: "every request ends within its limit",
 			Judge: handoff.Bounded, needs: []need{entry}},
 		{ID: 7, Name: "proxy-conformance", Claim: "the proxy speaks the two-leg protocol",
@@ -74,10 +75,14 @@ func Assertions() []Assertion {
 			Probes: []Experiment{probe.Drift}, needs: []need{engines}},
 		{ID: 16, Name: "payload-proven", Claim: "the DiT paints from the plan that decode made for this request",
 			Judge: handoff.PayloadProven, ledger: true, pictures: true, Probes: []Experiment{probe.CrossedPayload}, needs: []need{entry, dit}},
+		{ID: 16, Name: "plan-read-whole", Claim: "the picture shows the end of its plan",
+			Probes: []Experiment{PlanEnd}, needs: []need{dit}},
 		{ID: 14, Name: "handoff-timing", Claim: "with a ticket decode answers sooner than without", Advisory: true,
 			Probes: []Experiment{probe.Timing}, needs: []need{engines}},
 		{ID: 5, Name: "blocks-released", Claim: "engines give back what they held for requests that were left",
 			Probes: []Experiment{probe.Released}, needs: []need{engines}},
+		{ID: 5, Name: "nothing-kept", Claim: "no request leaves a KV block behind",
+			since: Kept, needs: []need{entry, engines}},
 		{ID: 9, Name: "ticket-tampering", Claim: "a tampered ticket ends in an error or a right answer, and decode lives",
 			Probes: []Experiment{probe.Tampering}, needs: []need{engines}},
 		{ID: 4, Name: "dead-prefill", Claim: "with prefill broken there is an error or a declared fallback",

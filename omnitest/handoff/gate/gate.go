@@ -92,6 +92,13 @@ func Run(ctx context.Context, t Target) (*Report, error) {
 	}
 	g := &run{Target: t, report: r}
 	g.texts.evidence = t.Traffic
+	if t.Prefill.API != nil && t.Decode.API != nil && len(t.Only) != 1 { // of a single assertion its own requests are judged
+		ctx, cancel := context.WithTimeout(ctx, t.Each)
+		if u, err := handoff.ReadUsage(ctx, t.Source); err == nil { // else the assertions say what is wrong
+			g.began = &u
+		}
+		cancel()
+	}
 	for _, name := range t.Require {
 		if len(t.Only) > 0 && !slices.Contains(t.Only, name) {
 			return nil, fmt.Errorf("gate: %s is required and not among those that are asked", name)
@@ -152,6 +159,7 @@ type run struct {
 	Target
 	report          *Report
 	texts, pictures shared
+	began           *handoff.Usage // the KV pools before the first request; nil: they could not be read
 }
 
 // shared is a window that several assertions judge.
@@ -179,7 +187,11 @@ func (g *run) ask(ctx context.Context, a Assertion) (o Outcome) {
 			return o
 		}
 	}
-	for _, p := range a.Probes {
+	probes := a.Probes
+	if a.since != nil {
+		probes = append(slices.Clone(probes), a.since(g.began))
+	}
+	for _, p := range probes {
 		r, err := p(ctx, g.Source, g.Options)
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {

@@ -44,7 +44,7 @@ func TestGateOfAHealthyStack(t *testing.T) {
 	require.NoError(t, r.Err(), "%s", r)
 	assert.Equal(t, handoff.StateProven, r.State)
 	require.Len(t, r.Outcomes, len(passive))
-	assert.Equal(t, 16, r.Requests, "8 texts and their controls, for all six")
+	assert.Equal(t, 24, r.Requests, "10 texts, 2 chats and their controls, for all six")
 	assert.Nil(t, r.Pictures)
 	path := filepath.Join(t.TempDir(), "gate.json")
 	require.NoError(t, r.WriteFile(path))
@@ -53,7 +53,7 @@ func TestGateOfAHealthyStack(t *testing.T) {
 	back := new(gate.Report)
 	require.NoError(t, json.Unmarshal(data, back))
 	assert.NoError(t, back.Err())
-	assert.Len(t, back.Texts.Observations, 8)
+	assert.Len(t, back.Texts.Observations, 12)
 }
 
 func TestGateOfABrokenStack(t *testing.T) {
@@ -66,7 +66,7 @@ func TestGateOfABrokenStack(t *testing.T) {
 	require.ErrorContains(t, err, "1 handoff-proven: decode used the KV cache that prefill computed: refuted: decode computed")
 	assert.ErrorContains(t, err, "ticket was sent by prefill at +")
 	assert.NotContains(t, err.Error(), "bounded-termination", "what was proven is no complaint")
-	assert.True(t, strings.HasPrefix(r.String(), "gate: refuted, 6 of 6 asked, 22 requests in "), r.String())
+	assert.True(t, strings.HasPrefix(r.String(), "gate: refuted, 6 of 6 asked, 34 requests in "), r.String())
 	assert.Contains(t, r.String(), "\n  1  handoff-proven       refuted      decode computed")
 	u := (*handoff.Unproven)(nil)
 	require.ErrorAs(t, err, &u)
@@ -153,7 +153,7 @@ func TestGateOfAnOldWindow(t *testing.T) {
 	src := handoff.Source{Entry: entry, Prefill: handoff.Endpoint{API: p}, Decode: handoff.Endpoint{API: d}, BytesPerToken: ar.BytesPerToken}
 	e, requests, err := gate.Texts(t.Context(), src, probe.Options{})
 	require.NoError(t, err)
-	assert.Equal(t, 16, requests)
+	assert.Equal(t, 24, requests)
 	report := run(t, gate.Target{Traffic: e}, "handoff-proven")
 	require.NoError(t, report.Err())
 	assert.Zero(t, report.Requests)

@@ -17,27 +17,28 @@ import (
 )
 
 // Texts makes the window that most passive assertions judge: fresh prompts through the entry, one after the other (streamed and
-// whole), one of which shares half of its prompt with the first, then four at once. Each one's control is asked of prefill alone
-// before the window opens. requests counts all, controls included. An error says why there is no window: a stage that is gone, or
+// whole), one of which shares half of its prompt with the first, two of three times that length and two chats (whole and streamed:
+// an engine may compute these for itself and pull the others), then four at once. Each one's control is asked of prefill alone
+// before the window opens; what prefill refuses to answer, a length beyond its context or a chat without a template, is left out.
+// requests counts all, controls included. An error says why there is no window: a stage that is gone, or
 // is never idle.
 func Texts(ctx context.Context, s handoff.Source, o probe.Options) (e *handoff.Evidence, requests int, err error) {
 	t, err := newTraffic(s, o)
 	if err != nil {
 		return nil, 0, err
 	}
-	draw := o.Prompt
-	if draw == nil {
-		n := o.Tokens
-		if n <= 0 {
-			n = 192
-		}
-		draw = func() api.CompletionRequest { return api.CompletionRequest{Prompt: letters(n)} }
-	}
-	asks := make([]api.CompletionRequest, 8)
+	draw := drawn(o)
+	asks := make([]api.CompletionRequest, 10)
 	for i := range asks {
 		asks[i] = draw()
 	}
 	asks[2] = behind(asks[0], asks[2]) // decode has half of it already: the rest must come from the middle of the ticket
+	for i := 8; i < 10; i++ {
+		for range 2 {
+			more := draw()
+			asks[i].Prompt, asks[i].PromptIDs = asks[i].Prompt+more.Prompt, slices.Concat(asks[i].PromptIDs, more.PromptIDs)
+		}
+	}
 	for i := range asks {
 		asks[i].MaxTokens, asks[i].RequestID = o.Output, fmt.Sprintf("gate-%d-%s", i, strings.ToLower(letters(6)))
 		if o.Output <= 0 {
@@ -45,6 +46,13 @@ func Texts(ctx context.Context, s handoff.Source, o probe.Options) (e *handoff.E
 		}
 	}
 	wants := t.controls(ctx, asks)
+	chats := make([]api.ChatRequest, 2)
+	answers := make([]control, len(chats))
+	for i := range chats {
+		chats[i] = api.ChatRequest{Messages: []api.Message{{Role: "user", Text: letters(max(o.Tokens, 192))}}, Sampling: api.Sampling{MaxTokens: max(o.Output, 64)}}
+		answers[i] = t.chatControl(ctx, chats[i])
+		chats[i].RequestID = fmt.Sprintf("gate-chat-%d-%s", i, letters(6))
+	}
 	w, err := handoff.Open(ctx, s)
 	if err != nil {
 		return nil, t.sent, err
@@ -53,8 +61,18 @@ func Texts(ctx context.Context, s handoff.Source, o probe.Options) (e *handoff.E
 	for i := range alone {
 		t.send(ctx, w, asks[i], wants[i], i%2 == 0)
 	}
+	for i := 8; i < len(asks); i++ {
+		if wants[i].text != nil {
+			t.send(ctx, w, asks[i], wants[i], i%2 == 0)
+		}
+	}
+	for i, q := range chats {
+		if answers[i].text != nil {
+			t.chat(ctx, w, q, answers[i], i%2 == 0)
+		}
+	}
 	var wg sync.WaitGroup
-	for i := alone; i < len(asks); i++ {
+	for i := alone; i < 8; i++ {
 		wg.Go(func() { t.send(ctx, w, asks[i], wants[i], i%2 == 0) })
 	}
 	wg.Wait()
@@ -74,12 +92,7 @@ func Crowd(ctx context.Context, s handoff.Source, o probe.Options) (r probe.Resu
 	if len(o.Concurrency) > 0 {
 		n = max(1, slices.Max(o.Concurrency))
 	}
-	draw := o.Prompt
-	if draw == nil {
-		draw = func() api.CompletionRequest {
-			return api.CompletionRequest{Prompt: letters(max(o.Tokens, 192))}
-		}
-	}
+	draw := drawn(o)
 	asks := make([]api.CompletionRequest, n)
 	for i := range asks {
 		asks[i] = draw()
@@ -179,11 +192,46 @@ func (t *traffic) send(ctx context.Context, w *handoff.Window, r api.CompletionR
 		answer, err = t.source.Entry.Complete(ctx, r)
 	}
 	t.count()
-	o := handoff.Observed(answer, err)
-	o.RequestID, o.Prompt, o.Took, o.Limit = r.RequestID, r.Prompt, time.Since(began), t.limit
+	prompt := r.Prompt
 	if len(r.PromptIDs) > 0 {
-		o.Prompt = fmt.Sprint(r.PromptIDs)
+		prompt = fmt.Sprint(r.PromptIDs)
 	}
+	t.observe(w, answer, err, r.RequestID, prompt, time.Since(began), want)
+}
+
+// chatControl is what prefill alone answers to a chat.
+func (t *traffic) chatControl(ctx context.Context, r api.ChatRequest) (c control) {
+	if t.source.Prefill.API == nil {
+		return c
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.limit)
+	defer cancel()
+	r.Logprobs = 2
+	c.text, _ = t.source.Prefill.API.Chat(ctx, r)
+	t.count()
+	return c
+}
+
+// chat is send for a chat.
+func (t *traffic) chat(ctx context.Context, w *handoff.Window, r api.ChatRequest, want control, stream bool) {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.limit, fmt.Errorf("no answer within %v", t.limit))
+	defer cancel()
+	var answer *api.Text
+	var err error
+	began := time.Now()
+	if stream {
+		answer, err = t.source.Entry.StreamChat(ctx, r, nil)
+	} else {
+		answer, err = t.source.Entry.Chat(ctx, r)
+	}
+	t.count()
+	t.observe(w, answer, err, r.RequestID, r.Messages[0].Text, time.Since(began), want)
+}
+
+// observe shows an answer to the window.
+func (t *traffic) observe(w *handoff.Window, answer *api.Text, err error, id, prompt string, took time.Duration, want control) {
+	o := handoff.Observed(answer, err)
+	o.RequestID, o.Prompt, o.Took, o.Limit = id, prompt, took, t.limit
 	if want.text != nil {
 		o.Want, o.WantFrom, o.Margins = want.text.String(), "control: prefill alone", textcheck.MarginsOf(want.text)
 	}

@@ -75,7 +75,7 @@ func (s *Server) emit(r *request, sc *scratch, now time.Time) {
 		if r.hold && !(s.config.Faults.NoTicketOnStop && e.finish == "stop") {
 			e.ticket = s.hold(r, now)
 		} else {
-			s.pool.release(r.table)
+			s.pool.release(s.config.Faults.freed(r.table, s.requests))
 		}
 		r.table = nil
 	}

@@ -17,6 +17,8 @@ type Faults struct {
 	Fails          bool `json:",omitempty" stage:"prefill" fault:"fails" doc:"answers HTTP 500 to every do_remote_decode request (F21)"`
 	// decode side
 	SilentRecompute      bool   `json:",omitempty" stage:"decode" fault:"silent-recompute" doc:"ignores the ticket and prefills the prompt itself: right text, no handoff (F1)"`
+	Recompute            string `json:",omitempty" stage:"decode" fault:"recompute" values:"chat,long" doc:"ignores the tickets of chat requests (=chat), or of prompts over 256 tokens (=long): all others are handed over"`
+	LeakSlowly           bool   `json:",omitempty" stage:"decode" fault:"leak-slowly" doc:"of every fiftieth request that ends one block is never freed"`
 	TransferFails        string `json:",omitempty" stage:"decode" fault:"transfer-fails" values:"fail,recompute" doc:"every pull fails; the load-failure policy decides (=fail or =recompute)"`
 	ClaimHitWithoutBytes bool   `json:",omitempty" stage:"decode" fault:"claim-hit-without-bytes" doc:"counts the tokens as transferred but moves no bytes and computes them itself (F4)"`
 	MissingSeries        bool   `json:",omitempty" stage:"decode" fault:"missing-series" doc:"/metrics lacks the transfer series"`

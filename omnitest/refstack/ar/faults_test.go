@@ -27,6 +27,7 @@ func TestFaults(t *testing.T) {
 	maps.Copy(tested, plainFaults)
 	maps.Copy(tested, prefillFieldFaults)
 	maps.Copy(tested, decodeFieldFaults)
+	maps.Copy(tested, selectiveFaults)
 	fields := reflect.TypeFor[Faults]()
 	for n := range fields.NumField() {
 		tag := fields.Field(n).Tag

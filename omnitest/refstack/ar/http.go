@@ -189,7 +189,7 @@ func (s *Server) start(id string, chat bool, c *call, p sampling, prompts [][]in
 		}
 		for range p.n {
 			r := &request{index: len(rs), sampling: p, prompt: len(prompt), promptIDs: prompt, start: begin, tokens: slices.Clone(prompt), out: out, hold: c.hold}
-			if c.ticket != nil {
+			if c.ticket != nil && !s.config.Faults.ignores(chat, len(prompt)) {
 				t := *c.ticket
 				r.ticket = &t
 			}
