@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/perf/benchfmt"
 
+	"github.com/omnitest/suite/omnitest/metrics"
 	"github.com/omnitest/suite/omnitest/report"
 )
 
@@ -63,6 +64,50 @@ func TestBenchmarkLinesAreReadByBenchfmt(t *testing.T) {
 		assert.NotContains(t, m.Unit, " ")
 		assert.Contains(t, report.UnitLines(), "Unit "+m.Unit+" better="+m.Better)
 	}
+}
+
+// Every unit that a row can have is a figure of the line, in a unit that benchstat scales (sec, B) or one that it shows as it is,
+// and has a direction.
+func TestEveryUnitIsReadWithItsDirection(t *testing.T) {
+	one := metrics.Describe([]float64{1}, 1, "ms", "")
+	one.P99 = metrics.Of(1)
+	row := example().Rows[0]
+	s := &row.Summary
+	s.TTFT, s.TPOT, s.ITL, s.E2EL, s.E2ELFromSchedule = one, one, one, one, one
+	s.ImageRate = metrics.Of(1)
+	s.Goodput = &metrics.Goodput{Rate: metrics.Of(1)}
+	row.Client.Verdict, row.Client.Event.P99 = metrics.ClientValid, metrics.Of(0.7)
+	all := report.Metrics(row)
+	require.Len(t, all, len(report.UnitLines()), "this row has every figure")
+
+	var b strings.Builder
+	fmt.Fprintln(&b, strings.Join(report.UnitLines(), "\n"))
+	fmt.Fprint(&b, "BenchmarkOnline/conc=1-2 1")
+	for _, m := range all {
+		fmt.Fprintf(&b, " %v %s", m.Value, m.Unit)
+	}
+	fmt.Fprintln(&b)
+	r := benchfmt.NewReader(strings.NewReader(b.String()), "test")
+	read := 0
+	for r.Scan() {
+		rec, ok := r.Result().(*benchfmt.Result)
+		if !ok {
+			continue
+		}
+		for i, v := range rec.Values {
+			read++
+			want := strings.TrimSuffix(all[i].Unit, "-ns")
+			if want != all[i].Unit {
+				want += "-sec"
+				assert.Equal(t, all[i].Unit, v.OrigUnit)
+			}
+			assert.Equal(t, want, v.Unit)
+			direction := map[string]int{"lower": -1, "higher": +1}[all[i].Better]
+			assert.Equal(t, direction, r.Units().GetBetter(v.Unit), v.Unit)
+		}
+	}
+	require.NoError(t, r.Err())
+	assert.Equal(t, len(all), read)
 }
 
 func TestAbsentMetricsAreLeftOut(t *testing.T) {

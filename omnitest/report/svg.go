@@ -79,7 +79,7 @@ func (d *drawing) keys(lines []Line, x float64) {
 	slices.SortStableFunc(sorted, func(a, b Line) int { return cmp.Compare(median(a), median(b)) })
 	y := plotBottom - 4 - 15*float64(len(sorted)-1)
 	for _, l := range sorted {
-		fmt.Fprintf(&d.b, `<path d="M%.1f %.1fh12" class="line s%d"/>`, x, y, l.Color)
+		fmt.Fprintf(&d.b, `<path d="M%.1f %.1fh12" class="line sample s%d"/>`, x, y, l.Color)
 		fmt.Fprintf(&d.b, `<text x="%.1f" y="%.1f" class="label t%d">%s<title>%s</title></text>`, x+16, y+4, l.Color, html.EscapeString(short(l.Label)), html.EscapeString(l.Label))
 		y += 15
 	}

@@ -8,14 +8,15 @@ import (
 	"slices"
 )
 
-// barsPerFigure is how many rows share one picture of stage bars.
+// barsPerFigure is how many rows share one picture at most of stage bars.
 const barsPerFigure = 7
 
 // stageBars draws where the time of a request went, a bar per row, on the same axis in every picture. Parts below zero (stages
 // that overlapped) lie left of zero.
 func stageBars(all []Row) []template.HTML {
 	var pictures []template.HTML
-	for rows := range slices.Chunk(all, barsPerFigure) {
+	figures := (len(all) + barsPerFigure - 1) / barsPerFigure
+	for rows := range slices.Chunk(all, (len(all)+figures-1)/figures) { // as many in each
 		pictures = append(pictures, stagePicture(rows, all))
 	}
 	return pictures

@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -67,10 +68,16 @@ func Plot(c report.Chart, r report.Result) (*plot.Plot, error) {
 	p := plot.New()
 	p.Title.Text = c.Title + "\n" + r.Heading()
 	p.Title.TextStyle.Font.Size, p.Title.Padding = 12, 6
+	for _, s := range []*draw.TextStyle{&p.Title.TextStyle, &p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+		s.Font.Variant = "Sans"
+	}
 	p.X.Label.Text, p.Y.Label.Text = c.X.Title(), c.Y.Title()
 	p.Legend.Left, p.Legend.Top = !c.CDF, !c.CDF
 	p.Add(plotter.NewGrid())
 	x := axisOf(c)
+	if _, log := x.scale.(plot.LogScale); log {
+		p.X.Label.Text += ", logarithmic"
+	}
 	p.X.Scale, p.X.Tick.Marker = x.scale, x.ticks
 	invalid := false
 	for _, l := range c.Lines {
@@ -135,9 +142,10 @@ func add(p *plot.Plot, c report.Chart, l report.Line) (invalid bool, err error) 
 	if !c.CDF && len(l.Points) <= 20 {
 		shapes := []draw.GlyphDrawer{draw.CircleGlyph{}, draw.BoxGlyph{}, draw.PyramidGlyph{}, draw.RingGlyph{}}
 		for _, set := range []struct {
-			xys   plotter.XYs
-			shape draw.GlyphDrawer
-		}{{good, shapes[l.Color%len(shapes)]}, {bad, draw.CrossGlyph{}}} {
+			xys    plotter.XYs
+			shape  draw.GlyphDrawer
+			radius float64
+		}{{good, shapes[l.Color%len(shapes)], 3.2}, {bad, draw.CrossGlyph{}, 6}} {
 			if len(set.xys) == 0 {
 				continue
 			}
@@ -145,7 +153,7 @@ func add(p *plot.Plot, c report.Chart, l report.Line) (invalid bool, err error) 
 			if err != nil {
 				return false, err
 			}
-			points.GlyphStyle = draw.GlyphStyle{Color: style.Color, Radius: vg.Points(3.2), Shape: set.shape}
+			points.GlyphStyle = draw.GlyphStyle{Color: style.Color, Radius: vg.Points(set.radius), Shape: set.shape}
 			p.Add(points)
 			if len(good) > 0 && &set.xys[0] == &good[0] {
 				thumbs = append(thumbs, points)
@@ -153,7 +161,7 @@ func add(p *plot.Plot, c report.Chart, l report.Line) (invalid bool, err error) 
 		}
 	}
 	if l.Label != "" {
-		p.Legend.Add(l.Label, thumbs...)
+		p.Legend.Add(strings.ReplaceAll(l.Label, "✕", "x"), thumbs...) // the fonts have no such sign
 	}
 	return len(bad) > 0, nil
 }
