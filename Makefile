@@ -64,8 +64,8 @@ peers: ## vllm bench serve, aiperf, guidellm and omnitest's client beside a serv
 	$(GO) run ./omnitest/internal/stamped/peers
 
 .PHONY: study
-study: ## the text gate on 440 pictures with planted errors and harmless changes, fixed seed and random seed
-	$(GO) test ./omnitest/imagecheck -count=1 -v -run TextGateStudy -study=440
+study: ## the text gate on 440 pictures with planted errors and harmless changes: fixed seed, and SEED=n or one of the clock
+	$(GO) test ./omnitest/imagecheck -count=1 -v -run TextGateStudy -study-seed=$(or $(SEED),0)
 
 .PHONY: golden
 golden: ## write the goldens anew; look at each picture before you commit it

@@ -9,6 +9,7 @@ import (
 	"github.com/omnitest/suite/omnitest/api"
 	"github.com/omnitest/suite/omnitest/engine"
 	"github.com/omnitest/suite/omnitest/imagecheck"
+	"github.com/omnitest/suite/omnitest/measure"
 )
 
 // generate asks for one picture, checks that it is a picture of the asked size, and decodes it.
@@ -46,6 +47,7 @@ func generateAll(t *testing.T, s *omnitest.Stack, c imagecheck.Case, ask api.Ima
 func decoded(t *testing.T, s *omnitest.Stack, im api.Image, c imagecheck.Case, size api.Size) imagecheck.Picture {
 	t.Helper()
 	c.Size, c.Stack, c.Dir = size, s.Target(), omnitest.TestDir(t)
+	c.Observe = measure.Warnings(func(w string) { t.Log("warn  " + w) })
 	p, err := imagecheck.Decode(im, c)
 	if err != nil {
 		t.Fatal(err)

@@ -200,6 +200,12 @@ func (s studyTally) judge(t *testing.T, pictures int) {
 		s.benign, len(s.rejected), s.wrong, len(s.accepted), s.loose, s.looseRefused)
 	for _, k := range slices.Sorted(maps.Keys(s.nearest)) {
 		t.Logf("  worst of %-28s %.4g", k, s.nearest[k])
+		switch { // the margin, not only the verdict: a study that passes by luck says nothing
+		case strings.HasSuffix(k, " nearest contour"):
+			assert.Greater(t, s.nearest[k], 1.25*Bounds{}.withDefaults().TextContour, k)
+		case strings.HasSuffix(k, " contour") && !strings.HasPrefix(k, "extra"):
+			assert.Less(t, s.nearest[k], 0.75*Bounds{}.withDefaults().TextContour, k)
+		}
 	}
 	assert.Empty(t, s.accepted, "wrong text accepted")
 	assert.LessOrEqual(t, len(s.rejected), 1, "right text refused: %s", strings.Join(s.rejected, "\n"))

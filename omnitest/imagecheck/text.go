@@ -20,10 +20,11 @@ type Box struct {
 	Lines int
 }
 
-// Text demands that every box shows the same glyphs as in another picture of the same layout: the ExtP256 distance of the
-// copied crops is at most 6 of 256 and the worst glyph cell correlates
-// by at least 0.955 (see [CellNCC]) and is nowhere off by more than 0.35 of the contrast of its line (see [Cell]). It needs pixel alignment: same engine, seed, size and steps. Where the layout is free
-// only a reader can tell what the text says ([Reads], [ReadsSomewhere]). What stands outside the boxes is for [NoExtraText].
+// Text demands that every box shows the same glyphs as in another picture of the same layout. The gate is the contour of the
+// glyph cells: none is anywhere off by more than 0.2 of the contrast of its line (see [Cell]). Beside it the worst cell
+// correlates by at least 0.93 (see [CellNCC]), and the ExtP256 distance of the copied crops is at most 10 of 256. It needs pixel
+// alignment: same engine, seed, size and steps. Where the layout is free only a reader can tell what the text says ([Reads],
+// [ReadsSomewhere]). What stands outside the boxes is for [NoExtraText].
 func Text(golden Picture, boxes ...Box) Check {
 	return check("text", "text differs", func(p Picture, f *finding) {
 		if !f.sameSize(p, golden, "golden") {
