@@ -45,7 +45,7 @@ type seen struct {
 // openPage loads a file in a headless browser that has no network, runs the actions, and tells what the page asked for.
 func openPage(t *testing.T, browser, file string, actions ...chromedp.Action) seen {
 	t.Helper()
-	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
+	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(browser), chromedp.NoSandbox, chromedp.UserDataDir(profile(t)),
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND"))
 	ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("the browser took longer than a minute"))
 	defer cancel()
@@ -76,14 +76,37 @@ func openPage(t *testing.T, browser, file string, actions ...chromedp.Action) se
 	actions = append([]chromedp.Action{network.Enable(), log.Enable(), runtime.Enable(), network.EmulateNetworkConditions(true, 0, 0, 0), chromedp.Navigate(page),
 		chromedp.WaitReady("body")}, actions...)
 	if err := chromedp.Run(ctx, actions...); err != nil {
-		t.Fatalf("%s in %s: %v", file, browser, cmpCause(ctx, err))
+		t.Fatalf("%s in %s: %v", file, browser, withCause(ctx, err))
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	return s
 }
 
-func cmpCause(ctx context.Context, err error) error {
+// profile is a folder for a browser's profile. The browser's children write into it for a moment after the browser itself has ended,
+// so it is taken away again and again until that works.
+func profile(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "omnitest-browser-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			err := os.RemoveAll(dir)
+			if err == nil {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("the browser's profile stays: %v", err)
+				return
+			}
+		}
+	})
+	return dir
+}
+
+func withCause(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return fmt.Errorf("%w (%w)", err, cause)
 	}

@@ -191,7 +191,7 @@ func TestImportFilesOfOtherTools(t *testing.T) {
 			assert.Equal(t, avg("request_throughput"), number(t, row.Summary.RequestRate))
 			assert.Equal(t, avg("request_count"), float64(row.Summary.OK))
 		},
-		"guidellm/benchmarks.json": func(t *testing.T, file map[string]any, row report.Row) {
+		"guidellm/result.json": func(t *testing.T, file map[string]any, row report.Row) {
 			m := file["benchmarks"].([]any)[0].(map[string]any)["metrics"].(map[string]any)
 			mean := func(key string) any { return m[key].(map[string]any)["successful"].(map[string]any)["mean"] }
 			assert.Equal(t, mean("time_to_first_token_ms"), number(t, row.Summary.TTFT.Mean))
