@@ -42,6 +42,7 @@ var arrows = map[string]string{
 	"omnitest/imagecheck":       "api measure fixtures/fonts",
 	"omnitest/load":             "stats",
 	"omnitest/stats":            "",
+	"omnitest/theory":           "", // pure: the standard library, no files, no network
 	"omnitest/workload":         "api",
 	"omnitest/eventlog":         "api metrics",
 	"omnitest/canary":           "api metrics load internal/stamped",
