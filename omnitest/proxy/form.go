@@ -72,6 +72,9 @@ func parseForm(b []byte, boundary string) (*form, error) {
 		case heads > formHeads:
 			return nil, errFormHeads
 		}
+		if bytes.Count(p.head, []byte("\n")) != bytes.Count(p.head, []byte("\r\n")) {
+			return nil, errForm // who takes a bare line feed for a line's end would see the content begin elsewhere
+		}
 		header, err := textproto.NewReader(bufio.NewReader(bytes.NewReader(p.head))).ReadMIMEHeader()
 		if err != nil {
 			return nil, err
