@@ -237,7 +237,7 @@ func (d *Decoder) activationTraffic() float64 {
 func (d *Decoder) elementBytes() float64 { return max(d.DTypeBytes, 2) }
 
 // Activations is the peak of intermediate results for so many tokens at once and sequences that are sampled: gate, up and product of an MLP
-// with the hidden states around them, or the logits in the dtype and once in fp32, as vLLM makes them while it measures its peak.
+// with the hidden states around them, or the logits in the dtype and their copy in fp32, whichever is larger.
 func (d *Decoder) Activations(tokens, sequences int) float64 {
 	wide := d.Intermediate
 	if d.MoELayers > 0 {
