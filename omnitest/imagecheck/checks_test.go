@@ -154,7 +154,7 @@ func TestVAELossIsLikeAVAE(t *testing.T) {
 func TestBounds(t *testing.T) {
 	d := Bounds{}.withDefaults()
 	assert.Equal(t, 4, d.PHash64)
-	assert.Equal(t, 0.93, d.TextCellNCC)
+	assert.Equal(t, 0.95, d.TextCellNCC)
 	own := Bounds{PHash64: -1, TileMAD: 12}.withDefaults()
 	assert.Equal(t, 0, own.PHash64, "negative: exactly 0")
 	assert.Equal(t, 12.0, own.TileMAD)
