@@ -1,38 +1,61 @@
 // Package perf measures. Each benchmark is a point of a plan; its figures come as benchmark metrics that benchstat reads with
-// their direction, and as a result document with the users' table.
+// their direction, and as a result document with the users' table, a page and charts.
 //
 //	go test -bench ./perf/...
+//	go test -bench ./perf/... -args -max-concurrency=1,4 -random-input-len=2048
 //	go test -run '^$' -bench . -benchtime 1x -count 6 ./perf/... | tee new.txt && benchstat old.txt new.txt
 //
-// One iteration is one whole load run, and every answer of it is checked: a fast wrong answer is a failed benchmark.
+// One iteration is one whole load run. Its connections are open before the clock starts, a canary beside the load says what the client
+// itself did to the figures, every event goes to a log on disk, and every answer is checked when the load is over: a fast wrong
+// answer is a failed request, and a failed request is a failed benchmark.
 package perf
 
 import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/omnitest/suite/omnitest"
-	"github.com/omnitest/suite/omnitest/report"
 )
+
+// set are the flags of this run.
+var set *settings
 
 func TestMain(m *testing.M) {
 	omnitest.ServeRole()
+	set = register(flag.CommandLine)
+	flag.Usage = usage
 	flag.Parse()
+	if err := set.check(flag.CommandLine); err != nil {
+		fmt.Fprintln(os.Stderr, "perf:", strings.ReplaceAll(err.Error(), "\n", "\nperf: "))
+		os.Exit(2)
+	}
+	set.flags = set.lines(flag.CommandLine)
 	if flag.Lookup("test.bench").Value.String() != "" {
 		// Configuration and units stand before the first benchmark, on lines of their own: whatever is printed while one runs
 		// makes benchstat drop its result.
 		fmt.Println("target:", target())
-		for _, line := range report.UnitLines() {
+		for _, line := range unitLines() {
 			fmt.Println(line)
 		}
 	}
 	code := omnitest.Run(m)
-	for _, p := range results.paths {
-		fmt.Fprintln(os.Stderr, "omnitest: results:", p.Table, p.JSON)
+	if err := results.close(); err != nil {
+		fmt.Fprintln(os.Stderr, "perf:", err)
+		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// usage shows the flags of this package; those of go test are in `go help testflag`.
+func usage() {
+	fmt.Fprintln(os.Stderr, "flags of perf, after -args:")
+	ours := flag.NewFlagSet("perf", flag.ContinueOnError)
+	ours.SetOutput(os.Stderr)
+	register(ours)
+	ours.PrintDefaults()
 }
 
 // target is what will be measured, as far as it is known before anything is started.

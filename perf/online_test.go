@@ -1,157 +1,179 @@
 package perf
 
 import (
-	"context"
-	"crypto/rand"
 	"fmt"
-	"strings"
+	"math"
 	"testing"
 	"time"
 
-	"github.com/omnitest/suite/fixtures"
 	"github.com/omnitest/suite/omnitest"
 	"github.com/omnitest/suite/omnitest/api"
 	"github.com/omnitest/suite/omnitest/engine"
-	"github.com/omnitest/suite/omnitest/handoff"
-	"github.com/omnitest/suite/omnitest/hw"
-	"github.com/omnitest/suite/omnitest/imagecheck"
 	"github.com/omnitest/suite/omnitest/load"
-	"github.com/omnitest/suite/omnitest/metrics"
+	"github.com/omnitest/suite/omnitest/refstack"
+	"github.com/omnitest/suite/omnitest/refstack/ar"
 	"github.com/omnitest/suite/omnitest/report"
+	"github.com/omnitest/suite/omnitest/workload"
 )
 
-const (
-	requestLimit = 5 * time.Minute
-	promptTokens = 512
-	outputTokens = 128
-	steps        = 20
-)
+// pace are the times that are planted into the reference stack, unless its stack.yaml plants others. Without any it answers faster
+// than a client on the same cores can read, and what was measured would be the client.
+var pace = refstack.Timing{
+	Prefill: ar.Timing{PrefillPerToken: 100 * time.Microsecond},
+	// Decode computes the last token of the prompt itself: its first step, which takes as long as the others.
+	Decode: ar.Timing{DecodePerStep: 10 * time.Millisecond, PrefillPerToken: 10 * time.Millisecond, TransferPerBlock: 100 * time.Microsecond},
+}
 
-var size = api.Size{W: 1376, H: 768}
+// shared is the stack that the environment asks for.
+func shared(b *testing.B) *omnitest.Stack {
+	b.Helper()
+	spec, err := omnitest.Spec()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if spec.Stages == nil && spec.Timing == (refstack.Timing{}) {
+		spec.Timing = pace
+	}
+	return omnitest.Shared(b, spec)
+}
 
-// BenchmarkOnline sends requests through the proxy at a fixed concurrency: streamed text, for TTFT and TPOT, and pictures,
-// for the whole way to the DiT.
+// lean is a client that keeps no payloads.
+func lean(c *api.Client) *api.Client {
+	own := *c
+	own.Lean, own.Timeout = true, requestLimit
+	return &own
+}
+
+// BenchmarkOnline sends requests through the proxy and holds a number of them in flight: streamed text, for TTFT and TPOT, and
+// pictures made and edited, for the whole way to the DiT.
 func BenchmarkOnline(b *testing.B) {
-	s := omnitest.Shared(b)
-	for _, conc := range []int{1, 2, 4} {
-		b.Run(fmt.Sprintf("conc=%d/task=text", conc), func(b *testing.B) { onlineText(b, s, conc) })
-		b.Run(fmt.Sprintf("conc=%d/task=t2i/out=%s", conc, size), func(b *testing.B) { onlineImages(b, s, conc) })
+	if !set.closed() {
+		b.Skip("-request-rate without inf: see BenchmarkRate")
+	}
+	if set.rates.values != nil && set.concurrency.values == nil {
+		b.Skip("-request-rate=inf without -max-concurrency is all requests at once: see BenchmarkRate")
+	}
+	s := shared(b)
+	for _, p := range set.textPoints() {
+		b.Run(fmt.Sprintf("conc=%d/task=text/in=%d/out=%d", p.conc, p.in, p.out), func(b *testing.B) {
+			measureText(b, s, p, 4)
+		})
+	}
+	for _, conc := range set.concurrencies() {
+		for _, out := range set.outputSizes() {
+			b.Run(fmt.Sprintf("conc=%d/task=t2i/out=%s", conc, out), func(b *testing.B) {
+				measurePictures(b, s, loop{conc: conc}, api.Size{}, out)
+			})
+			b.Run(fmt.Sprintf("conc=%d/task=edit/in=%s/out=%s", conc, set.input(), out), func(b *testing.B) {
+				measurePictures(b, s, loop{conc: conc}, set.input(), out)
+			})
+		}
 	}
 }
 
-func onlineText(b *testing.B, s *omnitest.Stack, conc int) {
+// BenchmarkRate sends requests by a schedule, whatever the stack does. A request waits for nobody, or with -max-concurrency for a free
+// slot, and that wait is its own.
+func BenchmarkRate(b *testing.B) {
+	s := shared(b)
+	for _, r := range set.requestRates() {
+		caps := []int{0}
+		if set.concurrency.values != nil {
+			if caps = set.concurrency.values; math.IsInf(r, 1) {
+				continue // a closed loop: BenchmarkOnline
+			}
+		}
+		for _, most := range caps {
+			name := fmt.Sprintf("rate=%g", r)
+			if most > 0 {
+				name += fmt.Sprintf("/conc=%d", most)
+			}
+			for _, in := range set.inputs() {
+				for _, out := range set.outputs() {
+					b.Run(fmt.Sprintf("%s/task=text/in=%d/out=%d", name, in, out), func(b *testing.B) {
+						measureText(b, s, textPoint{loop{most, r}, in, out}, 8)
+					})
+				}
+			}
+			if set.rates.values == nil && set.plan == "small" {
+				continue
+			}
+			for _, out := range set.outputSizes() {
+				b.Run(fmt.Sprintf("%s/task=t2i/out=%s", name, out), func(b *testing.B) {
+					measurePictures(b, s, loop{most, r}, api.Size{}, out)
+				})
+			}
+		}
+	}
+}
+
+// plan of a load run, with as many requests for each one in flight.
+func (l loop) plan(each int) (p load.Plan, warmup int) {
+	inFlight := max(l.conc, 1)
+	p.Concurrency, p.Limit, p.Seed = l.conc, requestLimit, set.seed
+	p.Requests, warmup = set.requests(inFlight, each)
+	if l.rate > 0 {
+		p.Arrivals = set.arrivals(l.rate)
+	}
+	return p, warmup
+}
+
+// row begins the row of a loop.
+func (l loop) row() report.Row {
+	row := report.Row{Mode: report.Online, Concurrency: l.conc}
+	if l.rate > 0 {
+		row.Load.Arrivals, row.Load.Burstiness = "gamma", set.burstiness.or(1)[0]
+		if row.Load.Burstiness == 1 {
+			row.Load.Arrivals = "poisson"
+		}
+		if row.Load.Rate = l.rate; math.IsInf(l.rate, 1) {
+			row.Load = report.Load{Arrivals: "burst"}
+		}
+	}
+	return row
+}
+
+func measureText(b *testing.B, s *omnitest.Stack, p textPoint, each int) {
 	if s.Stage(engine.Prefill) == nil || s.Stage(engine.Decode) == nil {
 		b.Skip("the stack has no prefill and decode stage")
 	}
-	plan := load.Plan{Concurrency: conc, Requests: 8 * conc, Warmup: conc, Limit: requestLimit}
-	var all tally
-	meter := hw.NewMeter(pids(s))
-	start(b, meter)
-	for b.Loop() {
-		// The window is passive: two scrapes, no request of its own. Its cost stays outside the load's own clock.
-		w, err := handoff.Open(b.Context(), s.Handoff())
-		if err != nil {
-			b.Fatal(err)
-		}
-		samples, run, err := load.Collect(b.Context(), plan, func(ctx context.Context, _ int) (metrics.Sample, error) {
-			prompt := promptOf(promptTokens)
-			answer, err := s.StreamComplete(ctx, api.CompletionRequest{
-				Prompt: prompt, Sampling: api.Sampling{MaxTokens: outputTokens, IgnoreEOS: true, RequestID: "perf-" + rand.Text()},
-			}, nil)
-			o := handoff.Observed(answer, err)
-			o.Prompt = prompt
-			if s.Instance(engine.Decode).Simulated {
-				o.Want, o.WantFrom = prompt[:outputTokens], "known answer: the reference model repeats its prompt"
-			}
-			w.Observe(o)
-			return metrics.FromText(answer, err), err
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		all.add(samples, run)
-		e, err := w.Close(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
-		verdict := handoff.Moved(e)
-		if s.Instance(engine.Decode).Simulated {
-			verdict = handoff.Proven(e)
-		}
-		all.judged(e, verdict)
-		if err := verdict.Err(); err != nil {
-			b.Error(err)
-		}
-	}
-	row := all.row(b, metrics.VLLM, report.Row{
-		Mode: report.Online, Concurrency: conc, PromptTokens: promptTokens, OutputTokens: outputTokens, Hardware: meter.Stop(),
-	})
-	keep(b, row, document(metrics.VLLM, s.Target(), s.Simulated(), stages(s)), all.windows...)
+	client := lean(s.Client)
+	plan, warmup := p.plan(each)
+	row := p.row()
+	row.PromptTokens, row.OutputTokens = p.in, p.out
+	measure(b, point{set: "online", row: row, plan: plan, warmup: warmup, client: client, stack: s, window: true,
+		task: &textTask{client: client, text: set.text(s, p.in, p.out), known: simulated(s)}})
 }
 
-func onlineImages(b *testing.B, s *omnitest.Stack, conc int) {
+func measurePictures(b *testing.B, s *omnitest.Stack, l loop, input, output api.Size) {
 	if s.Stage(engine.DiT) == nil {
 		b.Skip("the stack has no dit stage")
 	}
-	plan := load.Plan{Concurrency: conc, Requests: 3 * conc, Warmup: 1, Limit: requestLimit}
-	var all tally
-	meter := hw.NewMeter(pids(s))
-	start(b, meter)
-	for b.Loop() {
-		answers := make(chan *api.Images, plan.Requests+plan.Warmup)
-		samples, run, err := load.Collect(b.Context(), plan, func(ctx context.Context, i int) (metrics.Sample, error) {
-			answer, err := s.Generate(ctx, api.ImageRequest{
-				Prompt:      fixtures.Scenes[(i+len(fixtures.Scenes))%len(fixtures.Scenes)].Prompt + " " + rand.Text(),
-				ImageParams: api.ImageParams{Size: size, Steps: steps, Seed: int64(i + 1)},
-			})
-			if err == nil {
-				answers <- answer
-			}
-			return metrics.FromImages(answer, err), err
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-		all.add(samples, run)
-		// Decoding a picture takes as long as a request of the reference stack: it waits until the load is over.
-		close(answers)
-		for answer := range answers {
-			look(b, answer)
-		}
+	client := lean(s.Client)
+	plan, warmup := l.plan(2)
+	row := l.row()
+	row.OutputSize, row.Steps = output.String(), set.steps
+	if input != (api.Size{}) {
+		row.InputSize = input.String()
 	}
-	row := all.row(b, metrics.VLLM, report.Row{
-		Mode: report.Online, Concurrency: conc, OutputSize: size.String(), Steps: steps, Hardware: meter.Stop(),
-	})
-	keep(b, row, document(metrics.VLLM, s.Target(), s.Simulated(), stages(s)))
+	measure(b, point{set: "online", row: row, plan: plan, warmup: min(warmup, 1), client: client, stack: s, window: s.Stage(engine.Decode) != nil,
+		task: &pictureTask{client: client, params: api.ImageParams{Size: output, Steps: set.steps, Seed: 1}, input: input, known: simulated(s)}})
 }
 
-// look checks a measured picture: a rate of blank pictures is no rate.
-func look(b *testing.B, answer *api.Images) {
-	b.Helper()
-	pictures, err := imagecheck.DecodeAll(answer, imagecheck.Case{Name: "measured"})
-	if err != nil {
-		b.Error(err)
-	}
-	omnitest.Check(b, answer, imagecheck.Count(1))
-	for _, p := range pictures {
-		omnitest.Check(b, p, imagecheck.Size(size), imagecheck.NotBlank())
-	}
+// simulated tells whether text comes from the reference engines, whose answers are known.
+func simulated(s *omnitest.Stack) bool {
+	p, d := s.Instance(engine.Prefill), s.Instance(engine.Decode)
+	return p != nil && d != nil && p.Simulated && d.Simulated
 }
 
-// promptOf gives a prompt of n tokens for a byte tokenizer. It begins with a nonce: a prompt that an engine has in its prefix
-// cache is not prefilled, and not measured.
-func promptOf(n int) string {
-	var text strings.Builder
-	text.WriteString(rand.Text()[:16])
-	for text.Len() < n {
-		text.WriteString(" the quick brown fox jumps over the lazy dog and comes back")
-	}
-	return text.String()[:n]
+// text is the workload of one pair of lengths. To the reference stack it is sent as text, a byte a token, so that answers can be
+// compared; to all others as token ids.
+func (s *settings) text(stack *omnitest.Stack, in, out int) workload.Text {
+	return workload.Text{Input: s.length(in), Output: s.length(out), Bytes: simulated(stack)}
 }
 
-func start(b *testing.B, meter *hw.Meter) {
-	b.Helper()
-	if err := meter.Start(b.Context(), 50*time.Millisecond); err != nil {
-		b.Fatal(err)
+func (s *settings) length(n int) workload.Length {
+	if s.rangeRatio == 0 {
+		return workload.Fixed(n)
 	}
+	return workload.Uniform{Around: n, Ratio: s.rangeRatio}
 }

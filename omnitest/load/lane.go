@@ -145,6 +145,7 @@ func (l *lane[T]) call(c *slot[T], turn Turn[T]) {
 		defer time.AfterFunc(p.plan.Cancel.Delay, func() { leave(ErrAbandoned) }).Stop()
 	}
 	raise(&p.peak, p.inFlight.Add(1))
+	turn.Due, turn.Queue = p.began.Add(c.Due), c.Queue
 	v, err = p.op(own, turn)
 }
 

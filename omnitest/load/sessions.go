@@ -26,6 +26,9 @@ type Turn[T any] struct {
 	Index   int // of the call, as in Result.Calls
 	Session int // number of the conversation; negative: a warm-up, which is one turn
 	Turn    int // 0: the first
+	// Due and Queue are those of the call's record, for operations that log a call as it ends.
+	Due   time.Time
+	Queue time.Duration
 	// History is what the earlier turns returned, oldest first: the next request is made from it. Read it, keep no reference.
 	History []T
 }

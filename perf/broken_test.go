@@ -1,0 +1,80 @@
+package perf
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/omnitest/suite/omnitest"
+)
+
+// bench runs this test binary as a benchmark with the flags, and gives all it printed.
+func bench(t *testing.T, out, faults, pattern string, flags ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], append([]string{"-test.run=^$", "-test.bench=" + pattern, "-test.benchtime=1x"}, flags...)...)
+	cmd.Env = append(os.Environ(), omnitest.EnvFaults+"="+faults, omnitest.EnvOut+"="+out)
+	text, err := cmd.CombinedOutput()
+	return string(text), err
+}
+
+func benchable(t *testing.T) {
+	t.Helper()
+	if testing.Short() || os.Getenv(omnitest.EnvStack) != "" || os.Getenv(omnitest.EnvFaults) != "" {
+		t.Skip("runs benchmarks of the reference stack with planted faults")
+	}
+}
+
+// TestBenchmarkOfABrokenStackFails: figures of a stack that does not hand over its KV, or paints nothing, are worth nothing.
+func TestBenchmarkOfABrokenStackFails(t *testing.T) {
+	benchable(t)
+	for _, c := range []struct{ fault, bench, says string }{
+		{"decode.silent-recompute", "Online/conc=2/task=text", "refuted: decode computed"},
+		{"decode.error-in-200", "Online/conc=2/task=text", "8 of 8 requests failed"},
+		{"decode.wrong-layout", "Online/conc=2/task=text", "not the known answer"},
+		{"decode.truncate-stream", "Rate/rate=4/task=text", "requests failed"},
+		{"decode.silent-recompute", "Rate/rate=4/task=text", "refuted: decode computed"},
+		{"dit.blank", "Online/conc=1/task=t2i", "blank"},
+		{"dit.repeat-picture", "Online/conc=1/task=t2i", "pictures of different prompts are alike"},
+		{"dit.wrong-count", "Online/conc=1/task=t2i", "2 of 2 requests failed"},
+		{"decode.silent-recompute", "Online/conc=1/task=t2i", "refuted: decode computed"},
+		{"proxy.cross-plans", "Online/conc=1/task=t2i", "refuted"},
+		{"dit.edit-ignored", "Online/conc=1/task=edit", "edit did not happen"},
+		{"dit.edit-redraws", "Online/conc=1/task=edit", "edit redrew more than it was asked for"},
+		{"dit.wrong-size", "Offline/batch=2/prompt=512", "1360x768"},
+		{"dit.edit-redraws", "Offline/batch=2/prompt=512", "edit redrew more than it was asked for"},
+		{"decode.error-in-200", "Decode/conc=1", "4 of 4 requests failed"},
+		{"decode.drift=32", "Decode/conc=1", "not the known answer"},
+	} {
+		text, err := bench(t, t.TempDir(), c.fault, c.bench, "-seed=7")
+		if err == nil || !strings.Contains(text, c.says) {
+			t.Errorf("%s with %s: %v, want a failure that says %q:\n%s", c.bench, c.fault, err, c.says, text)
+		}
+	}
+}
+
+// TestBadFlagsStartNothing: a plan that makes no sense is an error before a stack is launched.
+func TestBadFlagsStartNothing(t *testing.T) {
+	benchable(t)
+	for flag, says := range map[string]string{
+		"-request-rate=0":     `invalid value "0" for flag -request-rate: "0": want requests per second above 0, or inf`,
+		"-max-concurency=2":   "flag provided but not defined: -max-concurency",
+		"-num-prompts=0":      "perf: -num-prompts=0: want at least 1",
+		"-random-range-ratio": "flag needs an argument: -random-range-ratio",
+	} {
+		out := t.TempDir()
+		text, err := bench(t, out, "", ".", flag)
+		assert.Error(t, err, flag)
+		assert.Contains(t, text, says)
+		assert.NotContains(t, text, "Benchmark")
+		files, err := os.ReadDir(out)
+		assert.NoError(t, err)
+		assert.Empty(t, files)
+	}
+}

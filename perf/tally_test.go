@@ -1,0 +1,149 @@
+package perf
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/omnitest/suite/omnitest/flow"
+	"github.com/omnitest/suite/omnitest/handoff"
+	"github.com/omnitest/suite/omnitest/load"
+	"github.com/omnitest/suite/omnitest/metrics"
+	"github.com/omnitest/suite/omnitest/report"
+)
+
+// tally pools the load runs of one benchmark: with a longer -benchtime a point is run more than once.
+type tally struct {
+	point   *point
+	name    string
+	profile *metrics.Profile // nil: that of -profile
+
+	samples   []metrics.Sample // those of a later run moved to the end of the one before: the pauses between are nobody's
+	began     time.Time        // of the first run
+	wall      time.Duration
+	peak      int
+	inFlight  float64 // mean, weighted by time
+	connected time.Duration
+	clients   []metrics.ClientError
+	handoff   []report.Verdict
+	windows   []report.Window
+	records   []flow.Record
+	tokens    []tokenCount
+}
+
+// tokenCount is one run's output tokens by both counts.
+type tokenCount struct{ client, server float64 }
+
+func (t *tally) row() *report.Row { return &t.point.row }
+
+// says keeps what went wrong with the run itself, once.
+func (t *tally) says(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(t.row().Errors, text) {
+		t.row().Errors = append(t.row().Errors, text)
+	}
+}
+
+func (t *tally) add(samples []metrics.Sample, run load.Result) {
+	if t.began.IsZero() {
+		t.began = run.Began
+	}
+	move := t.began.Add(t.wall).Sub(run.Began)
+	for i := range samples {
+		s := &samples[i]
+		if !s.Start.IsZero() {
+			s.Start = s.Start.Add(move)
+		}
+		if !s.Due.IsZero() {
+			s.Due = s.Due.Add(move)
+		}
+	}
+	t.samples = append(t.samples, samples...)
+	t.inFlight += run.MeanInFlight * run.Wall.Seconds()
+	t.wall += run.Wall
+	t.peak = max(t.peak, run.Peak)
+}
+
+// client keeps the client's error of a run.
+func (t *tally) client(e metrics.ClientError) { t.clients = append(t.clients, e) }
+
+// worstClient is the error of the run in which the client did worst.
+func (t *tally) worstClient() metrics.ClientError {
+	rank := map[string]int{metrics.ClientValid: 1, metrics.ClientUnknown: 2, metrics.ClientInvalid: 3}
+	var worst metrics.ClientError
+	for _, e := range t.clients {
+		if rank[e.Verdict] > rank[worst.Verdict] {
+			worst = e
+		}
+	}
+	return worst
+}
+
+// worst keeps of each claim the worst verdict of all runs: refuted, else inconclusive, else proven.
+func (t *tally) worst(v handoff.Verdict) {
+	rank := map[string]int{"proven": 0, "inconclusive": 1, "refuted": 2}
+	told := report.Verdict{Name: v.Claim, Verdict: v.State.String()}
+	for _, r := range v.Reasons {
+		told.Reasons = append(told.Reasons, r.Text)
+	}
+	i := slices.IndexFunc(t.handoff, func(o report.Verdict) bool { return o.Name == told.Name })
+	switch {
+	case i < 0:
+		t.handoff = append(t.handoff, told)
+	case rank[told.Verdict] > rank[t.handoff[i].Verdict]:
+		t.handoff[i] = told
+	}
+}
+
+// finish makes the row of what was pooled and keeps it. A failed request fails the benchmark: rates over the rest would look like
+// success.
+func (t *tally) finish(b *testing.B) {
+	b.Helper()
+	row, profile := t.row(), set.definition
+	if t.profile != nil {
+		profile = *t.profile
+	}
+	row.Name = t.name
+	row.Summary = t.options().Summarize(profile, t.samples, t.wall)
+	row.Requests, row.PeakInFlight, row.Verdicts = len(t.samples), t.peak, t.handoff
+	// How many tokens a prompt has only the engine's own count tells.
+	if tokens, told := row.Summary.InputTokens.Get(); told && row.Summary.OK > 0 {
+		row.PromptTokens = int(tokens) / row.Summary.OK
+	}
+	if t.wall > 0 {
+		row.MeanInFlight = t.inFlight / t.wall.Seconds()
+	}
+	if len(t.clients) > 0 {
+		row.ConnectS = metrics.Of(t.connected.Seconds())
+		row.Client = t.worstClient()
+	}
+	row.Detail(profile, t.samples, t.wall)
+	if len(t.records) > 0 {
+		row.Breakdown(metrics.BreakDownRun(t.samples, t.records))
+	}
+	t.keep(b)
+	if row.Client.Verdict == metrics.ClientInvalid {
+		text := metrics.ClientInvalid + ": " + strings.Join(row.Client.Reasons, "; ")
+		results.spoilt(t.name, text)
+		if set.strictClient {
+			b.Error(text)
+		} else {
+			b.Log(text)
+		}
+	}
+	if row.Summary.Failed > 0 {
+		b.Errorf("%d of %d requests failed: %s", row.Summary.Failed, row.Summary.Requests, strings.Join(row.Summary.Failures, "; "))
+	}
+}
+
+// steadyFrom is the length of a run from which on its steady state is worth a look.
+const steadyFrom = 10 * time.Second
+
+func (t *tally) options() metrics.Options {
+	o := metrics.Options{SLOs: set.slos, Percentiles: set.asked}
+	if p := t.point.plan; p.Arrivals == nil && p.Concurrency > 0 && t.wall >= steadyFrom && len(t.clients) == 1 {
+		o.Steady = &metrics.SteadyWindow{Concurrency: p.Concurrency}
+	}
+	return o
+}
