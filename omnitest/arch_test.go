@@ -48,7 +48,8 @@ var arrows = map[string]string{
 	"omnitest/canary":           "api metrics load internal/stamped",
 	"omnitest/internal/stamped": "", // a server with planted, stamped times: for the canary, selftest and tests
 	"omnitest/metrics":          "api flow",
-	"omnitest/hw":               "",
+	"omnitest/hw":               "metrics", // for Value: not measured is never 0
+	"omnitest/hw/nvml":          "hw metrics",
 	"omnitest/report":           "api metrics hw handoff",
 	"omnitest/report/plot":      "report",
 	"omnitest/report/progress":  "",
@@ -74,6 +75,7 @@ var forTests = []string{"omnitest/internal/fakepd", "omnitest/internal/refpd"}
 var dependencies = []struct{ module, rooms, why string }{
 	{"github.com/gofrs/flock", "omnitest/internal/ports omnitest/internal/devlock", "file locks that fall with the process, on every platform"},
 	{"github.com/shirou/gopsutil/v4", "omnitest/hw", "CPU and memory of a process tree on Linux and darwin"},
+	{"github.com/NVIDIA/go-nvml", "omnitest/hw/nvml", "NVML, opened at run time; the only cgo"},
 	{"go.yaml.in/yaml/v3", "omnitest/stack", "stack.yaml, strictly"},
 	{"github.com/prometheus/client_golang", "omnitest/refstack/ar omnitest/refstack/dit omnitest/proxy", "serves /metrics exactly as vLLM's own client library does"},
 	{"github.com/prometheus/common", "omnitest/internal/prom omnitest/refstack/ar", "reads and writes the exposition format"},

@@ -8,10 +8,15 @@
 //   - RSS is summed over the tree. Pages shared between its processes count once for each, so the sum is an upper bound.
 //   - CPU seconds are user + system time spent inside the window, with the share of workers that ended in it up to their
 //     last sample. A process that is born and dies between two looks at the process table is not seen.
-//   - GPU memory is not here: it does not belong to a process tree of the host.
+//   - GPU figures come from a [GPUSource]. They are attributed to a stage by the processes that the driver lists on a GPU, or
+//     where it lists none by the GPUs that the stage has for itself ([Meter.Devices]).
+//
+// What is not measured is absent with a reason ([metrics.Value]), never 0. A window stores the idle baseline that it was given,
+// and what the sampling itself cost.
 package hw
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +31,11 @@ const AttachedByURL = "attached by URL"
 
 // Meter samples the process trees of named stages. Use one at a time: Start, Stop, and again Start for the next window.
 type Meter struct {
+	GPU         GPUSource           // nil: GPUs are not measured
+	GPUInterval time.Duration       // 10 ms (100 Hz) and longer; 0: 100 ms
+	Devices     map[string][]string // the GPUs of each stage: "0", "gpu0" or a UUID; nil: told by the processes alone
+	Baseline    *Baseline           // what the GPUs show when idle (TakeBaseline); nil: not taken
+
 	roots map[string]int // stage -> pid; 0: attached by URL
 	trees map[int]*tree  // by root pid: two stages may live in one process
 	table table
@@ -33,6 +43,9 @@ type Meter struct {
 	began    time.Time
 	interval time.Duration
 	total    rss
+	owner    *owners
+	gpus     *gpuMeter
+	stuck    bool // a reading of an earlier window has not come back: the source is still in use
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -56,11 +69,14 @@ func (m *Meter) Start(ctx context.Context, interval time.Duration) error {
 	if interval < 0 {
 		return fmt.Errorf("hw: negative interval %v", interval)
 	}
+	if m.GPUInterval != 0 && m.GPUInterval < minGPUInterval {
+		return fmt.Errorf("hw: GPU interval %v, want %v or longer", m.GPUInterval, minGPUInterval)
+	}
 	if interval == 0 {
 		interval = 250 * time.Millisecond
 	}
 	m.interval, m.total, m.table = interval, rss{}, table{}
-	m.trees = map[int]*tree{}
+	m.trees, m.owner, m.gpus = map[int]*tree{}, newOwners(), nil
 	for _, pid := range m.roots {
 		if pid != 0 {
 			m.trees[pid] = &tree{root: int32(pid)}
@@ -68,10 +84,25 @@ func (m *Meter) Start(ctx context.Context, interval time.Duration) error {
 	}
 	m.began = time.Now()
 	m.sample(ctx)
+	m.startGPUs(ctx)
 	ctx, m.cancel = context.WithCancel(ctx)
 	m.done = make(chan struct{})
 	go m.loop(ctx, m.done)
 	return nil
+}
+
+func (m *Meter) startGPUs(ctx context.Context) {
+	if m.GPU == nil || m.stuck {
+		return
+	}
+	interval := cmp.Or(m.GPUInterval, gpuInterval)
+	stages := map[string]*stageSum{}
+	for stage, pid := range m.roots {
+		stages[stage] = newStageSum(stage, pid, m.Devices[stage], interval)
+	}
+	shareDevices(stages)
+	m.gpus = newGPUMeter(m.GPU, interval, m.began, m.owner, stages)
+	m.gpus.start(ctx)
 }
 
 func (m *Meter) loop(ctx context.Context, done chan<- struct{}) {
@@ -108,7 +139,11 @@ func (m *Meter) sample(ctx context.Context) {
 	if m.table.read.IsZero() || time.Since(m.table.read) >= tableAge {
 		m.table.reload(ctx)
 		for pid, t := range m.trees {
-			t.grow(m.table.descendants(int32(pid), m.trees), m.table.err)
+			members := m.table.descendants(int32(pid), m.trees)
+			t.grow(members, m.table.err)
+			for _, p := range members {
+				m.owner.put(int(p), pid)
+			}
 		}
 	}
 	var sum int64
@@ -124,12 +159,22 @@ func (m *Meter) sample(ctx context.Context) {
 }
 
 func (m *Meter) window() Window {
-	w := Window{WallS: time.Since(m.began).Seconds(), IntervalMS: float64(m.interval) / 1e6, Stages: map[string]Series{}}
+	w := Window{Began: m.began, WallS: time.Since(m.began).Seconds(), IntervalMS: float64(m.interval) / 1e6, Stages: map[string]Series{},
+		Baseline: m.Baseline}
+	switch {
+	case m.gpus != nil:
+		w.GPU, m.stuck = m.gpus.stop(m.Baseline)
+	case m.stuck:
+		w.GPU.Absent = "a reading of an earlier window has not come back from the driver"
+	}
 	var missing []string
 	for _, stage := range slices.Sorted(maps.Keys(m.roots)) {
 		s := Series{Absent: AttachedByURL}
 		if pid := m.roots[stage]; pid != 0 {
 			s = m.trees[pid].series()
+		}
+		if m.gpus != nil {
+			s.GPU = m.gpus.stage(stage)
 		}
 		w.Stages[stage] = s
 		if s.Absent != "" {

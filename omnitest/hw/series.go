@@ -1,14 +1,20 @@
 package hw
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Window is what was measured between Start and Stop.
 type Window struct {
+	Began      time.Time         `json:"began,omitzero"` // of the clock of all tracks; carries a monotonic reading until it is stored
 	WallS      float64           `json:"wall_s"`
 	IntervalMS float64           `json:"interval_ms"`
 	Stages     map[string]Series `json:"stages"`
 	// Total is over all stages at the same instants, so its peak may be below the sum of the peaks. Absent if any stage is.
-	Total Series `json:"total"`
+	Total    Series    `json:"total"`
+	GPU      GPUWindow `json:"gpu,omitzero"`       // the zero value: no GPUSource was given
+	Baseline *Baseline `json:"baseline,omitempty"` // as Meter.Baseline
 }
 
 // Series sums up one stage. If Absent is not empty nothing was measured, and the figures are zero without meaning it; in
@@ -23,6 +29,8 @@ type Series struct {
 	Processes  int     `json:"processes"`       // most at once
 	Ended      string  `json:"ended,omitempty"` // the process died inside the window: the series stops there
 	Err        string  `json:"error,omitempty"` // first error of sampling
+
+	GPU *StageGPU `json:"gpu,omitempty"` // the stage's share of the GPUs; nil: GPUs were not measured (Window.GPU says why)
 }
 
 // MarshalJSON leaves the figures out where nothing was measured.
@@ -32,7 +40,9 @@ func (s Series) MarshalJSON() ([]byte, error) {
 			Absent string `json:"absent"`
 			PID    int    `json:"pid,omitempty"`
 			Err    string `json:"error,omitempty"`
-		}{s.Absent, s.PID, s.Err})
+
+			GPU *StageGPU `json:"gpu,omitempty"`
+		}{s.Absent, s.PID, s.Err, s.GPU})
 	}
 	type plain Series
 	return json.Marshal(plain(s))
