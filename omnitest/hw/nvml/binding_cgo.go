@@ -40,18 +40,20 @@ type binding struct {
 	known   map[string]bool // functions that were looked up
 }
 
-// has looks a function up. Without that a call of a function that this driver's library lacks ends the process: symbols are
-// bound when they are first called.
-func (b *binding) has(call string) error {
-	there, asked := b.known[call]
-	if !asked {
-		there = b.lib.Extensions().LookupSymbol(call) == nil
-		b.known[call] = there
+// has looks a function up, which may go by several names. Without that a call of a function that this driver's library lacks
+// ends the process: symbols are bound when they are first called.
+func (b *binding) has(names ...string) error {
+	for _, name := range names {
+		there, asked := b.known[name]
+		if !asked {
+			there = b.lib.Extensions().LookupSymbol(name) == nil
+			b.known[name] = there
+		}
+		if there {
+			return nil
+		}
 	}
-	if !there {
-		return &Error{Call: call, Code: codeNoFunction, Text: "this driver's library has no such function"}
-	}
-	return nil
+	return &Error{Call: names[0], Code: codeNoFunction, Text: "this driver's library has no such function"}
 }
 
 func (b *binding) Driver() (string, error) {
@@ -82,8 +84,13 @@ func (b *binding) Close() error {
 
 // watch registers for the critical events of every GPU. Those that do not support them are passed over, unless all do.
 func (b *binding) watch() error {
-	set, ret := b.lib.EventSetCreate()
-	if err := check("nvmlEventSetCreate", ret); err != nil {
+	var set nv.EventSet
+	for _, needed := range [][]string{{"nvmlEventSetWait_v2", "nvmlEventSetWait"}, {"nvmlDeviceRegisterEvents"}, {"nvmlEventSetFree"}} {
+		if err := b.has(needed...); err != nil {
+			return err
+		}
+	}
+	if err := b.call("nvmlEventSetCreate", func() (ret nv.Return) { set, ret = b.lib.EventSetCreate(); return }); err != nil {
 		return err
 	}
 	n, err := b.Count()
@@ -136,70 +143,85 @@ func (b *binding) Xids() ([]xid, error) {
 	return all, nil
 }
 
+// call runs a function of the library if there is one of that name.
+func (b *binding) call(name string, run func() nv.Return) error {
+	if err := b.has(name); err != nil {
+		return err
+	}
+	return check(name, run())
+}
+
 // boundDevice is a device over go-nvml.
 type boundDevice struct {
-	lib *binding
-	d   nv.Device
+	*binding
+	d nv.Device
 }
 
-func (b boundDevice) UUID() (string, error) {
-	v, ret := b.d.GetUUID()
-	return v, check("nvmlDeviceGetUUID", ret)
+func (b boundDevice) UUID() (v string, err error) {
+	err = b.call("nvmlDeviceGetUUID", func() (ret nv.Return) { v, ret = b.d.GetUUID(); return })
+	return v, err
 }
 
-func (b boundDevice) Name() (string, error) {
-	v, ret := b.d.GetName()
-	return v, check("nvmlDeviceGetName", ret)
+func (b boundDevice) Name() (v string, err error) {
+	err = b.call("nvmlDeviceGetName", func() (ret nv.Return) { v, ret = b.d.GetName(); return })
+	return v, err
 }
 
 // Memory prefers the second version, which tells what the driver keeps apart from what is used; the first adds both up.
-func (b boundDevice) Memory() (memory, error) {
-	if b.lib.has("nvmlDeviceGetMemoryInfo_v2") != nil { // drivers before 510
-		m, ret := b.d.GetMemoryInfo()
-		return memory{m.Total, 0, m.Used}, check("nvmlDeviceGetMemoryInfo", ret)
+func (b boundDevice) Memory() (m memory, err error) {
+	if b.has("nvmlDeviceGetMemoryInfo_v2") != nil { // drivers before 510
+		err = b.call("nvmlDeviceGetMemoryInfo", func() nv.Return {
+			v, ret := b.d.GetMemoryInfo()
+			m = memory{total: v.Total, used: v.Used}
+			return ret
+		})
+		return m, err
 	}
-	m, ret := b.d.GetMemoryInfo_v2()
-	return memory{m.Total, m.Reserved, m.Used}, check("nvmlDeviceGetMemoryInfo_v2", ret)
+	err = b.call("nvmlDeviceGetMemoryInfo_v2", func() nv.Return {
+		v, ret := b.d.GetMemoryInfo_v2()
+		m = memory{v.Total, v.Reserved, v.Used}
+		return ret
+	})
+	return m, err
 }
 
 func (b boundDevice) Utilization() (sm, mem uint32, err error) {
-	u, ret := b.d.GetUtilizationRates()
-	return u.Gpu, u.Memory, check("nvmlDeviceGetUtilizationRates", ret)
+	err = b.call("nvmlDeviceGetUtilizationRates", func() nv.Return {
+		u, ret := b.d.GetUtilizationRates()
+		sm, mem = u.Gpu, u.Memory
+		return ret
+	})
+	return sm, mem, err
 }
 
-func (b boundDevice) Power() (uint32, error) {
-	v, ret := b.d.GetPowerUsage()
-	return v, check("nvmlDeviceGetPowerUsage", ret)
+func (b boundDevice) Power() (v uint32, err error) {
+	err = b.call("nvmlDeviceGetPowerUsage", func() (ret nv.Return) { v, ret = b.d.GetPowerUsage(); return })
+	return v, err
 }
 
-func (b boundDevice) Energy() (uint64, error) {
-	if err := b.lib.has("nvmlDeviceGetTotalEnergyConsumption"); err != nil {
-		return 0, err
-	}
-	v, ret := b.d.GetTotalEnergyConsumption()
-	return v, check("nvmlDeviceGetTotalEnergyConsumption", ret)
+func (b boundDevice) Energy() (v uint64, err error) {
+	err = b.call("nvmlDeviceGetTotalEnergyConsumption", func() (ret nv.Return) { v, ret = b.d.GetTotalEnergyConsumption(); return })
+	return v, err
 }
 
 func (b boundDevice) Clocks() (sm, mem uint32, err error) {
-	sm, ret := b.d.GetClockInfo(nv.CLOCK_SM)
-	if err = check("nvmlDeviceGetClockInfo", ret); err != nil {
-		return 0, 0, err
-	}
-	mem, ret = b.d.GetClockInfo(nv.CLOCK_MEM)
-	return sm, mem, check("nvmlDeviceGetClockInfo", ret)
+	err = b.call("nvmlDeviceGetClockInfo", func() (ret nv.Return) {
+		if sm, ret = b.d.GetClockInfo(nv.CLOCK_SM); ret == nv.SUCCESS {
+			mem, ret = b.d.GetClockInfo(nv.CLOCK_MEM)
+		}
+		return ret
+	})
+	return sm, mem, err
 }
 
-func (b boundDevice) Throttle() (uint64, error) {
-	if err := b.lib.has("nvmlDeviceGetCurrentClocksThrottleReasons"); err != nil {
-		return 0, err
-	}
-	v, ret := b.d.GetCurrentClocksThrottleReasons()
-	return v, check("nvmlDeviceGetCurrentClocksThrottleReasons", ret)
+func (b boundDevice) Throttle() (v uint64, err error) {
+	err = b.call("nvmlDeviceGetCurrentClocksThrottleReasons", func() (ret nv.Return) { v, ret = b.d.GetCurrentClocksThrottleReasons(); return })
+	return v, err
 }
 
-func (b boundDevice) Temperature() (uint32, error) {
-	v, ret := b.d.GetTemperature(nv.TEMPERATURE_GPU)
-	return v, check("nvmlDeviceGetTemperature", ret)
+func (b boundDevice) Temperature() (v uint32, err error) {
+	err = b.call("nvmlDeviceGetTemperature", func() (ret nv.Return) { v, ret = b.d.GetTemperature(nv.TEMPERATURE_GPU); return })
+	return v, err
 }
 
 // PCIe reads counters. nvmlDeviceGetPcieThroughput would block for 20 ms in each direction.
@@ -215,12 +237,9 @@ func (b boundDevice) NVLink() (counters, error) {
 	return counters{v[0] << 10, v[1] << 10, min(bits+10, 64)}, err
 }
 
-func (b boundDevice) fields(sent, received uint32, scope uint32) (out [2]uint64, bits int, err error) {
-	if err := b.lib.has("nvmlDeviceGetFieldValues"); err != nil {
-		return out, 0, err
-	}
+func (b boundDevice) fields(sent, received, scope uint32) (out [2]uint64, bits int, err error) {
 	values := []nv.FieldValue{{FieldId: sent, ScopeId: scope}, {FieldId: received, ScopeId: scope}}
-	if err := check("nvmlDeviceGetFieldValues", b.d.GetFieldValues(values)); err != nil {
+	if err := b.call("nvmlDeviceGetFieldValues", func() nv.Return { return b.d.GetFieldValues(values) }); err != nil {
 		return out, 0, err
 	}
 	for i, v := range values {
@@ -238,27 +257,34 @@ func (b boundDevice) fields(sent, received uint32, scope uint32) (out [2]uint64,
 }
 
 func (b boundDevice) ECC() (corrected, uncorrected uint64, err error) {
-	corrected, ret := b.d.GetTotalEccErrors(nv.MEMORY_ERROR_TYPE_CORRECTED, nv.VOLATILE_ECC)
-	if err = check("nvmlDeviceGetTotalEccErrors", ret); err != nil {
-		return 0, 0, err
-	}
-	uncorrected, ret = b.d.GetTotalEccErrors(nv.MEMORY_ERROR_TYPE_UNCORRECTED, nv.VOLATILE_ECC)
-	return corrected, uncorrected, check("nvmlDeviceGetTotalEccErrors", ret)
+	err = b.call("nvmlDeviceGetTotalEccErrors", func() (ret nv.Return) {
+		if corrected, ret = b.d.GetTotalEccErrors(nv.MEMORY_ERROR_TYPE_CORRECTED, nv.VOLATILE_ECC); ret == nv.SUCCESS {
+			uncorrected, ret = b.d.GetTotalEccErrors(nv.MEMORY_ERROR_TYPE_UNCORRECTED, nv.VOLATILE_ECC)
+		}
+		return ret
+	})
+	return corrected, uncorrected, err
 }
 
 // Processes are those with a compute or a graphics context; who has both is told twice, with the same memory.
 func (b boundDevice) Processes() ([]process, error) {
-	compute, ret := b.d.GetComputeRunningProcesses()
-	if err := check("nvmlDeviceGetComputeRunningProcesses_v3", ret); err != nil {
+	const compute, graphics = "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"
+	if err := b.has(compute+"_v3", compute+"_v2", compute); err != nil {
 		return nil, err
+	}
+	list, ret := b.d.GetComputeRunningProcesses()
+	if err := check(compute, ret); err != nil {
+		return nil, err
+	}
+	if b.has(graphics+"_v3", graphics+"_v2", graphics) == nil {
+		// MIG instances and some data-centre GPUs have no graphics, and say so.
+		if more, ret := b.d.GetGraphicsRunningProcesses(); ret == nv.SUCCESS {
+			list = append(list, more...)
+		}
 	}
 	seen := map[uint32]bool{}
 	var all []process
-	graphics, ret := b.d.GetGraphicsRunningProcesses()
-	if ret != nv.SUCCESS {
-		graphics = nil // data-centre GPUs and MIG instances have none
-	}
-	for _, p := range append(compute, graphics...) {
+	for _, p := range list {
 		if !seen[p.Pid] {
 			seen[p.Pid] = true
 			all = append(all, process{p.Pid, p.UsedGpuMemory})
@@ -267,45 +293,43 @@ func (b boundDevice) Processes() ([]process, error) {
 	return all, nil
 }
 
-func (b boundDevice) ProcessUtilization(since uint64) ([]processUtil, error) {
-	if err := b.lib.has("nvmlDeviceGetProcessUtilization"); err != nil {
-		return nil, err
-	}
-	samples, ret := b.d.GetProcessUtilization(since)
-	if ret == nv.ERROR_INSUFFICIENT_SIZE && len(samples) == 0 { // how go-nvml passes on a ring without samples
-		return nil, nil
-	}
-	if err := check("nvmlDeviceGetProcessUtilization", ret); err != nil {
-		return nil, err
-	}
-	out := make([]processUtil, 0, len(samples))
-	for _, s := range samples {
-		if s.SmUtil <= 100 { // the driver leaves rubbish in entries that it did not fill
-			out = append(out, processUtil{s.Pid, s.TimeStamp, s.SmUtil})
+func (b boundDevice) ProcessUtilization(since uint64) (out []processUtil, err error) {
+	err = b.call("nvmlDeviceGetProcessUtilization", func() nv.Return {
+		samples, ret := b.d.GetProcessUtilization(since)
+		if ret == nv.ERROR_INSUFFICIENT_SIZE && len(samples) == 0 { // how go-nvml passes on a ring without samples
+			return nv.SUCCESS
 		}
-	}
-	return out, nil
+		for _, s := range samples {
+			if s.SmUtil <= 100 { // the driver leaves rubbish in entries that it did not fill
+				out = append(out, processUtil{s.Pid, s.TimeStamp, s.SmUtil})
+			}
+		}
+		return ret
+	})
+	return out, err
 }
 
-func (b boundDevice) MIG() (bool, error) {
-	if err := b.lib.has("nvmlDeviceGetMigMode"); err != nil {
-		return false, err
-	}
-	current, _, ret := b.d.GetMigMode()
-	return current == nv.DEVICE_MIG_ENABLE, check("nvmlDeviceGetMigMode", ret)
+func (b boundDevice) MIG() (on bool, err error) {
+	err = b.call("nvmlDeviceGetMigMode", func() nv.Return {
+		current, _, ret := b.d.GetMigMode()
+		on = current == nv.DEVICE_MIG_ENABLE
+		return ret
+	})
+	return on, err
 }
 
 func (b boundDevice) Instances() ([]device, error) {
-	n, ret := b.d.GetMaxMigDeviceCount()
-	if err := check("nvmlDeviceGetMaxMigDeviceCount", ret); err != nil {
+	n := 0
+	err := b.call("nvmlDeviceGetMaxMigDeviceCount", func() (ret nv.Return) { n, ret = b.d.GetMaxMigDeviceCount(); return })
+	if err != nil {
 		return nil, err
 	}
-	var all []device
+	all := []device{}
 	for i := range n {
 		d, ret := b.d.GetMigDeviceHandleByIndex(i)
 		switch ret {
 		case nv.SUCCESS:
-			all = append(all, boundDevice{b.lib, d})
+			all = append(all, boundDevice{b.binding, d})
 		case nv.ERROR_NOT_FOUND, nv.ERROR_INVALID_ARGUMENT: // no instance in this place
 		default:
 			return nil, check("nvmlDeviceGetMigDeviceHandleByIndex", ret)
@@ -315,10 +339,11 @@ func (b boundDevice) Instances() ([]device, error) {
 }
 
 func (b boundDevice) Instance() (gpu, compute int, err error) {
-	gpu, ret := b.d.GetGpuInstanceId()
-	if err = check("nvmlDeviceGetGpuInstanceId", ret); err != nil {
-		return 0, 0, err
-	}
-	compute, ret = b.d.GetComputeInstanceId()
-	return gpu, compute, check("nvmlDeviceGetComputeInstanceId", ret)
+	err = b.call("nvmlDeviceGetGpuInstanceId", func() (ret nv.Return) {
+		if gpu, ret = b.d.GetGpuInstanceId(); ret == nv.SUCCESS {
+			compute, ret = b.d.GetComputeInstanceId()
+		}
+		return ret
+	})
+	return gpu, compute, err
 }
