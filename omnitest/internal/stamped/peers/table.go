@@ -20,7 +20,8 @@ knows. A difference is the error of the client, and of the wire.
 - TTFT: true is first event written - request arrived (by the kernel, on Linux). ITL: the median gap between two chunks of an answer; true is that of the writes.
   aiperf's is its inter_chunk_latency. guidellm reports no gaps: its inter_token_latency is a mean for each request, so it cannot show
   what happens to single gaps.
-- req/s: true is requests / (last end - first arrival). arrivals/s: by the server, of the open loop; planned is %g.
+- req/s: true is requests / (last end - first arrival). arrivals/s: by the server, of the open loop; planned is %g. Of 400
+  Poisson arrivals the rate varies by 5 %% from seed to seed; vllm stretches its schedule to the planned length.
 - in flight: the most requests at once, by the server; in brackets the client's own figure, where it has one.
 - late p99: the server's own error, written - due. Where it is not small against the figures, the row says more about the machine than
   about the client.
