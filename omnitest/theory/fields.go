@@ -36,15 +36,15 @@ func (f fields) fail(format string, args ...any) {
 
 func (f fields) has(key string) bool { v, ok := f.values[key]; return ok && v != nil }
 
-// need is a whole number above zero that must be there. The bound keeps products of a few of them exact in a float64.
+// need is a whole number above zero that must be there. The bound keeps the product of three of them within an int.
 func (f fields) need(key string) int {
 	if !f.has(key) {
 		f.fail("has no %s", key)
 		return 1
 	}
 	n := f.number(key)
-	if n < 1 || n > 1e7 || n != math.Trunc(n) {
-		f.fail("has %s %v, and a whole number from 1 to 10000000 is needed", key, f.values[key])
+	if n < 1 || n > 1e6 || n != math.Trunc(n) {
+		f.fail("has %s %v, and a whole number from 1 to 1000000 is needed", key, f.values[key])
 		return 1
 	}
 	return int(n)

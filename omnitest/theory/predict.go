@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Request is what is asked of the model. Zero fields: a batch of 1, 50 denoising steps, one output token.
@@ -42,6 +43,8 @@ const (
 	Decode     = "decode" // one call is one token of every sequence
 	Transfer   = "transfer"
 )
+
+var stageNames = []string{TextEncode, VAEEncode, Denoise, VAEDecode, Prefill, Decode}
 
 // Stage is the prediction for one stage.
 type Stage struct {
@@ -87,6 +90,9 @@ func Predict(m *Model, g GPU, r Request, o Options) (*Prediction, error) {
 		r.Batch = 1
 	}
 	for stage, e := range o.Efficiency {
+		if stage != "" && !slices.Contains(stageNames, stage) {
+			return nil, cannot("times", "a fraction is given for %q, which is no stage (%s)", stage, strings.Join(stageNames, ", "))
+		}
 		if !(e > 0 && e <= 1) {
 			return nil, cannot("times", "the achieved fraction of stage %q is %v, and it lies above 0 and not above 1", stage, e)
 		}

@@ -34,7 +34,7 @@ func readQuantization(f fields) (Quantization, error) {
 		method = "bitsandbytes"
 	}
 	q := Quantization{Method: method}
-	for _, key := range []string{"modules_to_not_convert", "ignored_layers", "ignore"} {
+	for _, key := range []string{"modules_to_not_convert", "llm_int8_skip_modules", "ignored_layers", "ignore"} {
 		q.keeps = append(q.keeps, sub.list(key)...)
 	}
 	for _, name := range q.keeps {

