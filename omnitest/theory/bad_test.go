@@ -203,6 +203,7 @@ func TestBadRequests(t *testing.T) {
 		{text, h100, Request{Prompt: 8, InputImages: []Size{size}}, Options{}, "cannot estimate times because Qwen2ForCausalLM has no vision tower for 1 input pictures"},
 		{text, h100, Request{Prompt: 8}, Options{Efficiency: map[string]float64{Decode: 1.2}}, `cannot estimate times because the achieved fraction of stage "decode" is 1.2, and it lies above 0 and not above 1`},
 		{text, h100, Request{Prompt: 8}, Options{Efficiency: map[string]float64{"denoising": 0.5}}, `cannot estimate times because a fraction is given for "denoising", which is no stage (text_encode, vae_encode, denoise, vae_decode, prefill, decode)`},
+		{text, h100, Request{Prompt: 8}, Options{Floor: map[string]float64{"dit": 1}}, `cannot estimate times because a floor of 1 s is given for "dit", and the stages are text_encode, vae_encode, denoise, vae_decode, prefill, decode`},
 		{text, GPU{Name: "mine", FLOPS: 1e12, Memory: 1e9}, Request{Prompt: 8}, Options{}, `cannot estimate times and memory because GPU "mine" has no Bandwidth`},
 		{builtinModel(t, "sd-vae"), h100, Request{Prompt: 8}, Options{}, "cannot estimate times because AutoencoderKL is neither a language model nor a pipeline"},
 	} {

@@ -22,13 +22,13 @@ type Measured struct {
 
 // Comparison is one line of the table of theory against measurement.
 type Comparison struct {
-	Stage     string
-	Unit      string // "s", "bytes"
-	Predicted float64
-	Measured  *float64
-	Ratio     *float64 // measured / predicted
-	Off       bool     // by more than Tolerance
-	Reason    string   // why it is off, or why there is no ratio
+	Stage     string   `json:"stage"`
+	Unit      string   `json:"unit"` // "s", "bytes"
+	Predicted float64  `json:"predicted"`
+	Measured  *float64 `json:"measured,omitempty"`
+	Ratio     *float64 `json:"ratio,omitempty"`  // measured / predicted
+	Off       bool     `json:"off"`              // by more than Tolerance
+	Reason    string   `json:"reason,omitempty"` // why it is off, or why there is no ratio
 }
 
 // Compare puts measurements beside a prediction. A reason names the evidence it rests on; where the evidence names none, it says so.

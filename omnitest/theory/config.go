@@ -12,7 +12,10 @@ import (
 type Files map[string][]byte
 
 // Size of a picture in pixels.
-type Size struct{ Width, Height int }
+type Size struct {
+	Width  int `json:"width"`
+	Height int `json:"height"`
+}
 
 func (s Size) pixels() float64 { return float64(s.Width) * float64(s.Height) }
 

@@ -179,8 +179,8 @@ func (d *Decoder) readBytes(tokens float64) float64 {
 
 // KV is the size of the cache of one token.
 type KV struct {
-	PerToken    float64 // bytes: 2 x layers x key-value heads x head_dim x bytes of an element
-	ByHiddenDim float64 // bytes by 2 x layers x hidden_size x bytes, a formula in wide use that is right only without grouped queries
+	PerToken    float64 `json:"bytes_per_token"`                // bytes: 2 x layers x key-value heads x head_dim x bytes of an element
+	ByHiddenDim float64 `json:"bytes_per_token_by_hidden_size"` // bytes by 2 x layers x hidden_size x bytes, a formula in wide use that is right only without grouped queries
 }
 
 // Overstated is how many times too large the formula with hidden_size is.

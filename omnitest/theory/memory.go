@@ -2,13 +2,13 @@ package theory
 
 // Memory is where a GPU's bytes go at the peak.
 type Memory struct {
-	Weights     float64
-	KV          float64 // cache of all sequences at their full length; language models
-	Latents     float64 // diffusion states and text embeddings; pipelines
-	Activations float64 // intermediate results of the stage that needs most
-	Peak        string  // that stage
-	Allocator   float64 // what the caching allocator holds beyond what is in use, because its blocks do not fit each other
-	Context     float64 // CUDA context, kernels, libraries, driver
+	Weights     float64 `json:"weights"`
+	KV          float64 `json:"kv"`          // cache of all sequences at their full length; language models
+	Latents     float64 `json:"latents"`     // diffusion states and text embeddings; pipelines
+	Activations float64 `json:"activations"` // intermediate results of the stage that needs most
+	Peak        string  `json:"peak"`        // that stage
+	Allocator   float64 `json:"allocator"`   // what the caching allocator holds beyond what is in use, because its blocks do not fit each other
+	Context     float64 `json:"context"`     // CUDA context, kernels, libraries, driver
 }
 
 // Allocated is what the framework's tensors occupy (torch.cuda.max_memory_allocated).

@@ -114,6 +114,8 @@ func TestKVBytesPerToken(t *testing.T) {
 	kv, err := builtinModel(t, "llama-3-8b").Text.KV("auto")
 	require.NoError(t, err)
 	assert.InDelta(t, 11.12, 5691*16*kv.PerToken/gib, 0.01)
+	// recording vllm-gpu-pd-0.26.0, P.log: "Available KV cache memory: 2.71 GiB", "GPU KV cache size: 236,976 tokens", at 12288 bytes a token
+	assert.InDelta(t, 2.71, 236976*12288.0/gib, 0.005)
 	fp8, err := builtinModel(t, "llama-3-8b").Text.KV("fp8")
 	require.NoError(t, err)
 	assert.InDelta(t, 64<<10, fp8.PerToken, 0)

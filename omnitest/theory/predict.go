@@ -9,14 +9,14 @@ import (
 
 // Request is what is asked of the model. Zero fields: a batch of 1, 50 denoising steps, one output token.
 type Request struct {
-	Batch  int // requests that run together
-	Prompt int // tokens of the prompt, without a pipeline's own template
-	Output int // tokens to generate; for language models
+	Batch  int `json:"batch"`  // requests that run together
+	Prompt int `json:"prompt"` // tokens of the prompt, without a pipeline's own template
+	Output int `json:"output"` // tokens to generate; for language models
 
-	Size        Size   // of the picture to make; for pipelines
-	Steps       int    // denoising steps
-	CFG         bool   // true classifier-free guidance: two forwards a step
-	InputImages []Size // pictures to edit, or to look at
+	Size        Size   `json:"size"`                   // of the picture to make; for pipelines
+	Steps       int    `json:"steps"`                  // denoising steps
+	CFG         bool   `json:"cfg"`                    // true classifier-free guidance: two forwards a step
+	InputImages []Size `json:"input_images,omitempty"` // pictures to edit, or to look at
 }
 
 // Options state what the hardware's data sheet does not.
@@ -24,11 +24,11 @@ type Options struct {
 	Efficiency map[string]float64 // achieved fraction of the roofline by stage, "" for all others; missing: 1, that is the bound itself
 	Floor      map[string]float64 // seconds that one call of a stage takes at least, whatever its size: launching kernels from the host
 
-	TensorParallel int    // GPUs that share each layer; 0: 1. For language models
-	KVDType        string // "": as the weights
-	ChunkTokens    int    // tokens that a prefill computes at once; 0: 8192, vLLM's max_num_batched_tokens on large GPUs
-	Sequences      int    // sequences whose logits exist at once; 0: the batch
-	Allocator      float64
+	TensorParallel int     // GPUs that share each layer; 0: 1. For language models
+	KVDType        string  // "": as the weights
+	ChunkTokens    int     // tokens that a prefill computes at once; 0: 8192, vLLM's max_num_batched_tokens on large GPUs
+	Sequences      int     // sequences whose logits exist at once; 0: the batch
+	Allocator      float64 // share of the activations that the allocator holds beyond them; 0: DefaultAllocator
 	Context        float64 // bytes of CUDA context, driver and libraries; 0: DefaultContext
 	Link           *Link   // over which KV, or the text's hidden states, travel between instances; nil: one instance
 }
@@ -48,25 +48,26 @@ var stageNames = []string{TextEncode, VAEEncode, Denoise, VAEDecode, Prefill, De
 
 // Stage is the prediction for one stage.
 type Stage struct {
-	Name       string
-	Calls      int
-	Work       Work    // of one call
-	Bound      float64 // seconds of one call by the roofline
-	Limit      string  // "compute", "memory", "host" or "link": what sets the time
-	Efficiency float64 // achieved fraction that Each was computed with; 1: none was stated
-	Each       float64 // seconds of one call
-	Seconds    float64 // of all calls
+	Name       string  `json:"name"`
+	Calls      int     `json:"calls"`
+	Work       Work    `json:"work"`       // of one call
+	Bound      float64 `json:"bound"`      // seconds of one call by the roofline
+	Limit      string  `json:"limit"`      // "compute", "memory", "host" or "link": what sets the time
+	Efficiency float64 `json:"efficiency"` // achieved fraction that Each was computed with; 1: none was stated
+	Each       float64 `json:"each"`       // seconds of one call
+	Seconds    float64 `json:"seconds"`    // of all calls
 }
 
 // Prediction is what theory puts beside a measurement.
 type Prediction struct {
-	Model, GPU  string
-	Request     Request
-	Stages      []Stage
-	Seconds     float64 // sum of the stages, one after the other
-	Memory      Memory
-	KV          *KV // nil for pipelines
-	Assumptions []string
+	Model       string   `json:"model"`
+	GPU         string   `json:"gpu"`
+	Request     Request  `json:"request"`
+	Stages      []Stage  `json:"stages,omitempty"`
+	Seconds     float64  `json:"seconds"` // sum of the stages, one after the other
+	Memory      Memory   `json:"memory"`
+	KV          *KV      `json:"kv,omitempty"` // nil for pipelines
+	Assumptions []string `json:"assumptions,omitempty"`
 }
 
 // Stage finds a stage by name.
@@ -95,6 +96,11 @@ func Predict(m *Model, g GPU, r Request, o Options) (*Prediction, error) {
 		}
 		if !(e > 0 && e <= 1) {
 			return nil, cannot("times", "the achieved fraction of stage %q is %v, and it lies above 0 and not above 1", stage, e)
+		}
+	}
+	for stage, floor := range o.Floor {
+		if !slices.Contains(stageNames, stage) || !(floor >= 0) {
+			return nil, cannot("times", "a floor of %v s is given for %q, and the stages are %s", floor, stage, strings.Join(stageNames, ", "))
 		}
 	}
 	p := &Prediction{Model: m.Name, GPU: g.Name, Request: r, Assumptions: slices.Clone(m.Assumptions)}

@@ -32,8 +32,8 @@ func cannot(what, format string, args ...any) error {
 
 // Work is what one execution has to do at least.
 type Work struct {
-	FLOPs float64 // operations; a multiplication and an addition are two
-	Bytes float64 // moved between the GPU's memory and its cores: weights once, caches and activations as often as they pass
+	FLOPs float64 `json:"flops"` // operations; a multiplication and an addition are two
+	Bytes float64 `json:"bytes"` // moved between the GPU's memory and its cores: weights once, caches and activations as often as they pass
 }
 
 // Plus adds up work that is done one after the other.

@@ -18,6 +18,11 @@ func TestImportsNothing(t *testing.T) {
 		require.NoError(t, err)
 		assert.Len(t, strings.Fields(string(out)), 1, "beside %s itself: %s", room, out)
 	}
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{range .Imports}}{{.}} {{end}}", ".").Output()
+	require.NoError(t, err)
+	for _, imported := range strings.Fields(string(out)) {
+		assert.NotContains(t, []string{"os", "net", "net/http", "os/exec", "syscall", "time", "C"}, imported, "no files, no network, no clock, no cgo")
+	}
 }
 
 // TestWorkOfLanguageModels counts Llama-3-8B by hand.
@@ -91,6 +96,26 @@ func TestWorkOfPipelines(t *testing.T) {
 	assert.Equal(t, 37*37, m.Vision.Tokens(Size{1024, 1024}))
 	assert.Equal(t, 14*14, m.Vision.Tokens(Size{384, 384}))
 	assert.Equal(t, Size{1376, 768}, Size{1376, 768}.area(1024*1024))
+}
+
+// TestPicturesToLook: a vision-language model reads a picture of 1024 x 1024 as 1369 more tokens.
+func TestPicturesToLook(t *testing.T) {
+	g, err := FindGPU("H100")
+	require.NoError(t, err)
+	m := builtinModel(t, "qwen2.5-vl-7b")
+	blind, err := Predict(m, g, Request{Prompt: 100, Output: 10}, Options{})
+	require.NoError(t, err)
+	seeing, err := Predict(m, g, Request{Prompt: 100, Output: 10, InputImages: []Size{{1024, 1024}}}, Options{})
+	require.NoError(t, err)
+	assert.InDelta(t, 1369*57344, seeing.Memory.KV-blind.Memory.KV, 0)
+	longer, err := Predict(m, g, Request{Prompt: 1469, Output: 10}, Options{})
+	require.NoError(t, err)
+	tower := m.Vision.Encode([]Size{{1024, 1024}})
+	assert.InEpsilon(t, longer.Stages[0].Work.FLOPs+tower.FLOPs, seeing.Stages[0].Work.FLOPs, 1e-9)
+	// 37 x 37 merged patches are 5476; 32 blocks, of which 4 attend to all and 28 to windows of 8 x 8
+	n := 5476.0
+	linear := 32*(4*1280*1280+3*1280*3420.0) + 3*2*14*14*1280
+	assert.InEpsilon(t, 2*n*linear+2*n/4*(5120*5120+5120*3584)+4*n*1280*(4*n+28*64), tower.FLOPs, 1e-9)
 }
 
 func TestHostFloor(t *testing.T) {
