@@ -4,13 +4,17 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/omnitest/suite/omnitest"
+	"github.com/omnitest/suite/omnitest/metrics"
+	"github.com/omnitest/suite/omnitest/report"
 )
 
 // bench runs this test binary as a benchmark with the flags, and gives all it printed.
@@ -45,14 +49,14 @@ func TestBenchmarkOfABrokenStackFails(t *testing.T) {
 		{"dit.wrong-count", "Online/conc=1/task=t2i", "2 of 2 requests failed"},
 		{"decode.silent-recompute", "Online/conc=1/task=t2i", "refuted: decode computed"},
 		{"proxy.cross-plans", "Online/conc=1/task=t2i", "refuted"},
-		{"dit.edit-ignored", "Online/conc=1/task=edit", "edit did not happen"},
-		{"dit.edit-redraws", "Online/conc=1/task=edit", "edit redrew more than it was asked for"},
-		{"dit.wrong-size", "Offline/batch=2/prompt=512", "1360x768"},
-		{"dit.edit-redraws", "Offline/batch=2/prompt=512", "edit redrew more than it was asked for"},
+		{"dit.edit-ignored", "Online/conc=1/task=edit", "colour is missing"},
+		{"dit.edit-redraws", "Online/conc=1/task=edit", "picture changed outside the region"},
+		{"dit.wrong-size", "Offline/batch=2", "1360x768"},
+		{"dit.edit-redraws", "Offline/batch=2", "picture changed outside the region"},
 		{"decode.error-in-200", "Decode/conc=1", "4 of 4 requests failed"},
 		{"decode.drift=32", "Decode/conc=1", "not the known answer"},
 	} {
-		text, err := bench(t, t.TempDir(), c.fault, c.bench, "-seed=7")
+		text, err := bench(t, t.TempDir(), c.fault, c.bench, "-seed=7", "-random-input-len=128", "-random-output-len=48")
 		if err == nil || !strings.Contains(text, c.says) {
 			t.Errorf("%s with %s: %v, want a failure that says %q:\n%s", c.bench, c.fault, err, c.says, text)
 		}
@@ -77,4 +81,26 @@ func TestBadFlagsStartNothing(t *testing.T) {
 		assert.NoError(t, err)
 		assert.Empty(t, files)
 	}
+}
+
+// TestInvalidClient: a stack that answers faster than a client on the same cores can read. The row is marked and the benchmark goes on;
+// with -strict-client it fails.
+func TestInvalidClient(t *testing.T) {
+	benchable(t)
+	spec := filepath.Join(t.TempDir(), "stack.yaml")
+	require.NoError(t, os.WriteFile(spec, []byte("name: fast\ntiming: {decode: {decode_per_step: 1us}}\n"), 0o600))
+	t.Setenv(omnitest.EnvStack, spec)
+	const says = "INVALID-CLIENT: "
+	out := t.TempDir()
+	text, err := bench(t, out, "", "Decode/conc=1", "-random-input-len=64", "-random-output-len=64", "-save-result")
+	require.NoError(t, err, text)
+	assert.Contains(t, text, says)
+	assert.Contains(t, text, "omnitest: BenchmarkDecode/conc=1/in=64/out=64: INVALID-CLIENT: ")
+	r, err := report.Read(filepath.Join(folder(t, out, "decode"), "result.json"))
+	require.NoError(t, err)
+	assert.Equal(t, metrics.ClientInvalid, r.Rows[0].Client.Verdict)
+	text, err = bench(t, t.TempDir(), "", "Decode/conc=1", "-random-input-len=64", "-random-output-len=64", "-strict-client")
+	assert.Error(t, err)
+	assert.Contains(t, text, "--- FAIL: BenchmarkDecode/conc=1/in=64/out=64")
+	assert.Contains(t, text, says)
 }

@@ -25,8 +25,8 @@ func TestJudgeOfEdits(t *testing.T) {
 			says   string
 		}{
 			{dit.Faults{}, ""},
-			{dit.Faults{EditIgnored: true}, "edit did not happen"},
-			{dit.Faults{EditRedraws: true}, "edit redrew more than it was asked for"},
+			{dit.Faults{EditIgnored: true}, "colour is missing"},
+			{dit.Faults{EditRedraws: true}, "picture changed outside the region"},
 			{dit.Faults{Blank: true}, "blank"},
 		} {
 			engine := &offline.Reference{Faults: refstack.Faults{DiT: c.faults}, PlanTokens: 64}

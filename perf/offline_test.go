@@ -123,16 +123,12 @@ func batchOf(seed uint64, row report.Row, out api.Size) ([]offline.Job, error) {
 	jobs := make([]offline.Job, row.Batch)
 	for i := range jobs {
 		r := edits(i)
-		file, err := api.ReadImage(r.Images[0].Data, api.Limits{})
+		input, err := decodeInput(r.Images[0].Data)
 		if err != nil {
 			return nil, err
 		}
-		input, err := imagecheck.Decode(file, imagecheck.Case{Name: "input"})
-		if err != nil {
-			return nil, err
-		}
-		jobs[i] = offline.Job{Prompt: longAsk(nonceOf(r.Prompt)+editAsk, row.PromptTokens), Picture: &offline.Picture{
-			W: out.W, H: out.H, Steps: row.Steps, Seed: int64(i + 1), Inputs: []image.Image{input.Image},
+		jobs[i] = offline.Job{Prompt: longAsk(nonceOf(r.Prompt)+editAsk(input), row.PromptTokens), Picture: &offline.Picture{
+			W: out.W, H: out.H, Steps: row.Steps, Seed: int64(i + 1), Inputs: []image.Image{input},
 		}}
 	}
 	return jobs, nil
@@ -157,5 +153,5 @@ func offlineJudge(j offline.Job, r offline.Result, out api.Size) error {
 	if err := sound(p, out); err != nil {
 		return err
 	}
-	return editedFrom(p, j.Picture.Inputs[0])
+	return edited(p, j.Picture.Inputs[0])
 }

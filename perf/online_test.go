@@ -20,8 +20,7 @@ import (
 // than a client on the same cores can read, and what was measured would be the client.
 var pace = refstack.Timing{
 	Prefill: ar.Timing{PrefillPerToken: 100 * time.Microsecond},
-	// Decode computes the last token of the prompt itself: its first step, which takes as long as the others.
-	Decode: ar.Timing{DecodePerStep: 10 * time.Millisecond, PrefillPerToken: 10 * time.Millisecond, TransferPerBlock: 100 * time.Microsecond},
+	Decode:  ar.Timing{PrefillPerToken: 100 * time.Microsecond, DecodePerStep: 10 * time.Millisecond, TransferPerBlock: 100 * time.Microsecond},
 }
 
 // shared is the stack that the environment asks for.

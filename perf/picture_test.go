@@ -17,8 +17,45 @@ import (
 	"github.com/omnitest/suite/omnitest/workload"
 )
 
-// editAsk is an instruction whose result can be checked: something happens, and not everywhere.
-const editAsk = ": add a large red circle in the centre"
+// editAsk is an instruction whose result can be checked: something happens, and not everywhere. The colour is one that the input does not
+// have there.
+func editAsk(input image.Image) string {
+	return ": add a large " + newColour(input) + " circle in the centre"
+}
+
+var colours = []string{"red", "blue", "green", "yellow", "purple", "orange", "black", "white"}
+
+// newColour is a colour that the centre of a picture does not show; "": it shows all of them.
+func newColour(input image.Image) string {
+	p := imagecheck.Of(stretched(input, input.Bounds()), imagecheck.Case{Name: "input"})
+	for _, name := range colours {
+		if imagecheck.Shows(centre(p.Image.Rect), name)(p) != nil {
+			return name
+		}
+	}
+	return ""
+}
+
+// centre is the middle third of both sides.
+func centre(r image.Rectangle) image.Rectangle {
+	w, h := r.Dx(), r.Dy()
+	return image.Rect(w/3, h/3, w-w/3, h-h/3)
+}
+
+func stretched(input image.Image, to image.Rectangle) *image.RGBA {
+	out := image.NewRGBA(image.Rect(0, 0, to.Dx(), to.Dy()))
+	draw.BiLinear.Scale(out, out.Rect, input, input.Bounds(), draw.Src, nil)
+	return out
+}
+
+func decodeInput(data []byte) (image.Image, error) {
+	file, err := api.ReadImage(data, api.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	p, err := imagecheck.Decode(file, imagecheck.Case{Name: "input"})
+	return p.Image, err
+}
 
 // pictureTask makes pictures, or edits them.
 type pictureTask struct {
@@ -48,11 +85,17 @@ func (t *pictureTask) prepare(seed uint64, from, to int) error {
 	if err != nil {
 		return err
 	}
+	var bad error
 	t.requests = workload.Ahead(func(i int) api.EditRequest {
 		var r api.EditRequest
 		if t.input != (api.Size{}) {
 			r = edits(i)
-			r.Prompt = nonceOf(r.Prompt) + editAsk
+			input, err := decodeInput(r.Images[0].Data)
+			if err != nil {
+				bad = err
+				return r
+			}
+			r.Prompt = nonceOf(r.Prompt) + editAsk(input)
 		} else {
 			p := pictures(i)
 			n := len(fixtures.Scenes)
@@ -61,7 +104,7 @@ func (t *pictureTask) prepare(seed uint64, from, to int) error {
 		r.RequestID = requestID(seed, i)
 		return r
 	}, from, to)
-	return nil
+	return bad
 }
 
 // nonceOf is the first word of a prompt of package workload, which no other has.
@@ -106,7 +149,10 @@ func (t *pictureTask) judge(i int) error {
 	switch {
 	case err != nil:
 	case t.input != (api.Size{}) && t.known:
-		err = edited(p, r.Images[0].Data)
+		var input image.Image
+		if input, err = decodeInput(r.Images[0].Data); err == nil {
+			err = edited(p, input)
+		}
 	case t.input == (api.Size{}) && t.last.Image != nil:
 		err = imagecheck.Distinct(t.last)(p)
 	}
@@ -119,25 +165,15 @@ func sound(p imagecheck.Picture, size api.Size) error {
 	return errors.Join(imagecheck.Size(size)(p), imagecheck.NotBlank()(p))
 }
 
-// edited demands that the picture is its input, with something changed and not everything. An engine that made another size of it has
-// stretched it.
-func edited(p imagecheck.Picture, input []byte) error {
-	file, err := api.ReadImage(input, api.Limits{})
-	if err != nil {
-		return err
+// edited demands that the picture is its input with a circle in the centre: the colour there that was not there before, and the rest as it
+// was. An engine that makes another shape of it has stretched it.
+func edited(p imagecheck.Picture, input image.Image) error {
+	before := imagecheck.Of(stretched(input, p.Image.Rect), imagecheck.Case{Name: "input"})
+	happened := error(nil)
+	if colour := newColour(input); colour != "" {
+		happened = imagecheck.Shows(centre(p.Image.Rect), colour)(p)
 	}
-	before, err := imagecheck.Decode(file, imagecheck.Case{Name: "input"})
-	if err != nil {
-		return err
-	}
-	return editedFrom(p, before.Image)
-}
-
-func editedFrom(p imagecheck.Picture, input image.Image) error {
-	scaled := image.NewRGBA(p.Image.Rect)
-	draw.BiLinear.Scale(scaled, scaled.Rect, input, input.Bounds(), draw.Src, nil)
-	before := imagecheck.Of(scaled, imagecheck.Case{Name: "input"})
-	if err := errors.Join(imagecheck.EditInside(before, nil)(p), imagecheck.EditLocal(before)(p)); err != nil {
+	if err := errors.Join(happened, imagecheck.EditOutside(before, centre(p.Image.Rect))(p)); err != nil {
 		return fmt.Errorf("edit: %w", err)
 	}
 	return nil

@@ -74,7 +74,7 @@ func (s *settings) textPoints() []textPoint {
 	return all
 }
 
-func sprint(v any) string { return fmt.Sprint(v) }
+func sprint(v ...any) string { return fmt.Sprint(v...) }
 
 func TestPlans(t *testing.T) {
 	points := func(args ...string) string {

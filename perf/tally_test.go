@@ -125,7 +125,7 @@ func (t *tally) finish(b *testing.B) {
 	t.keep(b)
 	if row.Client.Verdict == metrics.ClientInvalid {
 		text := metrics.ClientInvalid + ": " + strings.Join(row.Client.Reasons, "; ")
-		results.spoilt(t.name, text)
+		results.spoilt(b.Name(), text)
 		if set.strictClient {
 			b.Error(text)
 		} else {
