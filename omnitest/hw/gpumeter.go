@@ -197,7 +197,7 @@ func (m *gpuMeter) stop(baseline *Baseline) (w GPUWindow, stuck bool) {
 	case <-time.After(readDeadline):
 		stuck = true
 	}
-	m.mu.Lock()
+	m.mu.Lock() // never held across a reading
 	defer m.mu.Unlock()
 	m.closed = true
 	w = m.window

@@ -1,6 +1,7 @@
 package hw
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -84,6 +85,13 @@ type GPUSeries struct {
 	MIG            []GPUSeries              `json:"mig,omitempty"`
 
 	seconds float64 // from the first to the last reading
+}
+
+func (s GPUSeries) label() string {
+	if s.Instance != "" {
+		return fmt.Sprintf("GPU %d %s", s.Index, s.Instance)
+	}
+	return fmt.Sprintf("GPU %d", s.Index)
 }
 
 // StageGPU is what one stage had of the GPUs.

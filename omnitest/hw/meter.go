@@ -21,9 +21,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/omnitest/suite/omnitest/metrics"
 )
 
 // AttachedByURL is why a stage without a process of ours has no series.
@@ -43,9 +46,11 @@ type Meter struct {
 	began    time.Time
 	interval time.Duration
 	total    rss
+	host     *hostSum
+	cost     costSum
 	owner    *owners
 	gpus     *gpuMeter
-	stuck    bool // a reading of an earlier window has not come back: the source is still in use
+	stuck    <-chan struct{} // closed when the reading of an earlier window that hung has come back; nil: none hung
 	cancel   context.CancelFunc
 	done     chan struct{}
 }
@@ -79,11 +84,12 @@ func (m *Meter) Start(ctx context.Context, interval time.Duration) error {
 	m.trees, m.owner, m.gpus = map[int]*tree{}, newOwners(), nil
 	for _, pid := range m.roots {
 		if pid != 0 {
-			m.trees[pid] = &tree{root: int32(pid)}
+			m.trees[pid] = newTree(pid, interval)
 		}
 	}
+	m.host, m.cost = newHostSum(max(interval, tableAge)), costSum{}
 	m.began = time.Now()
-	m.sample(ctx)
+	m.sample(ctx, false)
 	m.startGPUs(ctx)
 	ctx, m.cancel = context.WithCancel(ctx)
 	m.done = make(chan struct{})
@@ -92,8 +98,13 @@ func (m *Meter) Start(ctx context.Context, interval time.Duration) error {
 }
 
 func (m *Meter) startGPUs(ctx context.Context) {
-	if m.GPU == nil || m.stuck {
-		return
+	select {
+	case <-m.stuck:
+		m.stuck = nil
+	default:
+	}
+	if m.GPU == nil || m.stuck != nil {
+		return // the source is for one goroutine at a time
 	}
 	interval := cmp.Or(m.GPUInterval, gpuInterval)
 	stages := map[string]*stageSum{}
@@ -113,10 +124,10 @@ func (m *Meter) loop(ctx context.Context, done chan<- struct{}) {
 		select {
 		case <-ctx.Done():
 			// The last sample is what closes the CPU account; the caller's end of context must not cost it.
-			m.sample(context.WithoutCancel(ctx))
+			m.sample(context.WithoutCancel(ctx), true)
 			return
 		case <-tick.C:
-			m.sample(ctx)
+			m.sample(ctx, false)
 		}
 	}
 }
@@ -134,9 +145,20 @@ func (m *Meter) Stop() Window {
 
 // sample visits every tree once. The process table is read for all of them together, and not more than once a second:
 // that is the expensive part.
-func (m *Meter) sample(ctx context.Context) {
+func (m *Meter) sample(ctx context.Context, last bool) {
+	runtime.LockOSThread() // the cost of sampling is the CPU time of this thread
+	defer runtime.UnlockOSThread()
+	from := time.Now()
+	used, known := threadCPU()
+	defer func() {
+		now, _ := threadCPU()
+		m.cost.add(time.Since(from), now-used, known)
+	}()
 	at := time.Since(m.began)
+	first := m.table.read.IsZero()
+	look := last
 	if m.table.read.IsZero() || time.Since(m.table.read) >= tableAge {
+		look = true
 		m.table.reload(ctx)
 		for pid, t := range m.trees {
 			members := m.table.descendants(int32(pid), m.trees)
@@ -156,15 +178,27 @@ func (m *Meter) sample(ctx context.Context) {
 	if alive {
 		m.total.add(sum)
 	}
+	if !look {
+		return
+	}
+	for _, t := range m.trees {
+		if t.ended == "" {
+			t.look(ctx, at, first, last)
+		}
+	}
+	m.host.look(ctx, at)
 }
 
 func (m *Meter) window() Window {
 	w := Window{Began: m.began, WallS: time.Since(m.began).Seconds(), IntervalMS: float64(m.interval) / 1e6, Stages: map[string]Series{},
-		Baseline: m.Baseline}
+		Baseline: m.Baseline, Host: m.host.result(), Cost: m.cost.result(time.Since(m.began))}
 	switch {
 	case m.gpus != nil:
-		w.GPU, m.stuck = m.gpus.stop(m.Baseline)
-	case m.stuck:
+		var hung bool
+		if w.GPU, hung = m.gpus.stop(m.Baseline); hung {
+			m.stuck = m.gpus.done
+		}
+	case m.stuck != nil:
 		w.GPU.Absent = "a reading of an earlier window has not come back from the driver"
 	}
 	var missing []string
@@ -172,6 +206,9 @@ func (m *Meter) window() Window {
 		s := Series{Absent: AttachedByURL}
 		if pid := m.roots[stage]; pid != 0 {
 			s = m.trees[pid].series()
+		}
+		if s.Absent == "" && w.WallS > 0 {
+			s.MeanCores = metrics.Of(s.CPUSeconds / w.WallS)
 		}
 		if m.gpus != nil {
 			s.GPU = m.gpus.stage(stage)
@@ -198,5 +235,6 @@ func (m *Meter) window() Window {
 			w.Total.Ended = t.ended
 		}
 	}
+	w.Total.MeanCores = metrics.Of(w.Total.CPUSeconds / w.WallS)
 	return w
 }

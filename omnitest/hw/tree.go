@@ -21,6 +21,13 @@ type tree struct {
 	most    int
 	ended   string
 	err     string
+
+	details details
+	step    time.Duration // of the tracks
+	rssPath track
+	cpuPath track
+	cpuAt   time.Duration
+	cpuWas  float64
 }
 
 // member is one process. Its CPU time counts from base: what it had used before the window is not the run's.
@@ -28,6 +35,7 @@ type member struct {
 	p          *process.Process
 	born       int64 // ms since the epoch
 	base, last float64
+	counts     counted4
 }
 
 // grow takes in the processes that the table shows under the root.
@@ -100,12 +108,23 @@ func (t *tree) sample(ctx context.Context, at time.Duration) (sum int64, alive b
 	}
 	t.most = max(t.most, live)
 	t.rss.add(sum)
+	t.rssPath.add(at, float64(sum))
+	// CPU time comes in ticks of 10 ms: over a moment it would be any number of cores.
+	if now := t.cpu(); t.rss.n == 1 {
+		t.cpuAt, t.cpuWas = at, now
+	} else if span := at - t.cpuAt; span >= t.step/2 {
+		t.cpuPath.add(t.cpuAt, (now-t.cpuWas)/span.Seconds())
+		t.cpuAt, t.cpuWas = at, now
+	}
 	return sum, true
 }
 
 func (t *tree) drop(pid int32) {
 	if m := t.members[pid]; m != nil {
 		t.gone += m.last - m.base
+		for k := range counterKinds {
+			t.details.gone[k] += m.counts.last[k] - m.counts.base[k]
+		}
 		delete(t.members, pid)
 	}
 }
@@ -128,9 +147,24 @@ func (t *tree) series() Series {
 	s := Series{PID: int(t.root), Samples: t.rss.n, PeakRSS: t.rss.peak, MeanRSS: t.rss.mean(), CPUSeconds: t.cpu(),
 		Processes: t.most, Ended: t.ended, Err: t.err}
 	if s.Samples == 0 {
-		s = Series{PID: s.PID, Err: s.Err, Absent: fmt.Sprintf("process %d was not running when the window began", t.root)}
+		return Series{PID: s.PID, Err: s.Err, Absent: fmt.Sprintf("process %d was not running when the window began", t.root)}
 	}
+	s.PeakPSS, s.PeakThreads, s.PeakFDs = t.details.pss.max(), t.details.threads.max(), t.details.fds.max()
+	s.VoluntarySwitches, s.InvoluntarySwitches = t.counter(voluntary), t.counter(involuntary)
+	s.DiskRead, s.DiskWritten = t.counter(diskRead), t.counter(diskWritten)
+	if t.details.netns != nil {
+		s.NetSent, s.NetReceived = t.details.netns.result()
+	}
+	s.Tracks = []Track{t.rssPath.result("memory RSS", "bytes"), t.cpuPath.result("CPU", "cores"),
+		t.details.threads.track.result("threads", "threads"), t.details.fds.track.result("open files", "files")}
 	return s
+}
+
+func newTree(root int, step time.Duration) *tree {
+	slow := max(step, tableAge)
+	t := &tree{root: int32(root), step: step, rssPath: track{step: step}, cpuPath: track{step: step}}
+	t.details.threads, t.details.fds, t.details.pss = newGauge(slow), newGauge(slow), newGauge(slow)
+	return t
 }
 
 // rss keeps peak and mean of a memory series in constant space: a soak samples for days.
