@@ -32,6 +32,7 @@ func (s *Server) Run(ctx context.Context) error {
 		if worked {
 			continue
 		}
+		s.planned = time.Time{}
 		var lease <-chan time.Time
 		if d, ok := s.nextExpiry(); ok {
 			lease = time.After(time.Until(d))

@@ -10,6 +10,7 @@ import (
 	mathrand "math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -53,6 +54,7 @@ type Server struct {
 	attend   []*work
 	scratch  []*scratch
 	grown    [][]byte
+	planned  time.Time // when the last iteration should have ended by its planted latency; zero after an idle one
 
 	sideHost string
 	sidePort int
@@ -175,15 +177,22 @@ func (s *Server) Serve(ctx context.Context, ready func(httpAddr, sideAddr string
 	return errors.Join(err, httpErr)
 }
 
-// wait makes an iteration last as long as its planted latency: computing is inside it, not on top.
+// wait makes an iteration last as long as its planted latency: computing is inside it, not on top. An iteration that follows at
+// once begins when the one before it should have ended, so that the lateness of a wait is made up for and does not add up.
 func (s *Server) wait(ctx context.Context, began time.Time, prefill, decodes int) {
 	planted := time.Duration(prefill) * s.config.Timing.PrefillPerToken
 	if decodes > 0 {
 		planted += s.config.Timing.DecodePerStep
 	}
-	if planted > 0 {
-		sleepUntil(ctx, began.Add(s.jitter(planted)))
+	if planted <= 0 {
+		s.planned = time.Time{}
+		return
 	}
+	if late := began.Sub(s.planned); late > 0 && late < planted {
+		began = s.planned
+	}
+	s.planned = began.Add(s.jitter(planted))
+	sleepUntil(ctx, s.planned)
 }
 
 // jitter scales d by 1 +- Jitter, uniformly.
@@ -194,20 +203,25 @@ func (s *Server) jitter(d time.Duration) time.Duration {
 	return d
 }
 
+// watched is how long before its time a planted wait stops sleeping and watches the clock: a timer of Go is up to 1 ms late, as
+// netpoll waits in whole milliseconds (golang/go#44343).
+const watched = time.Millisecond
+
 // sleepUntil reports false when ctx ended first.
 func sleepUntil(ctx context.Context, t time.Time) bool {
-	d := time.Until(t)
-	if d <= 0 {
-		return ctx.Err() == nil
+	if d := time.Until(t) - watched; d > 0 {
+		timer := time.NewTimer(d)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
+	for time.Until(t) > 0 && ctx.Err() == nil {
+		runtime.Gosched()
 	}
+	return ctx.Err() == nil
 }
 
 // grow keeps memory for ever, touched, so that the resident size grows.
