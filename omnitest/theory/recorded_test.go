@@ -223,6 +223,9 @@ func TestMemoryAgainstRecordings(t *testing.T) {
 		if r.Pipeline == "QwenImagePipeline" {
 			offDriver := r.NVML*(1<<20)/high[r.Pipeline] - 1
 			worstDriver = max(worstDriver, math.Abs(offDriver))
+			if r.Prompt == 512 && r.CFG == 1 && r.Steps == 4 { // the first of each batch sets the mark: what the driver shows beyond the tensors
+				assert.InEpsilon(t, r.NVML*(1<<20)-r.Torch*gib, m.Allocator+m.Context, 0.25, r.name())
+			}
 			assert.InDelta(t, 0, offDriver, 0.10, r.name())
 		}
 	}

@@ -118,6 +118,35 @@ func TestPicturesToLook(t *testing.T) {
 	assert.InEpsilon(t, 2*n*linear+2*n/4*(5120*5120+5120*3584)+4*n*1280*(4*n+28*64), tower.FLOPs, 1e-9)
 }
 
+// TestCallsOfStages: how often each stage runs, and for how many prompts.
+func TestCallsOfStages(t *testing.T) {
+	g, err := FindGPU("H100")
+	require.NoError(t, err)
+	text, err := Predict(builtinModel(t, "qwen3-8b"), g, Request{Prompt: 64, Output: 100}, Options{})
+	require.NoError(t, err)
+	s, _ := text.Stage(Decode)
+	assert.Equal(t, 99, s.Calls, "the first token comes with the prefill")
+	// prompts of a text-to-image batch are encoded each, the one prompt of an edit batch once
+	for name, factor := range map[string]float64{"qwen-image": 4, "qwen-image-edit": 1} {
+		r := Request{Batch: 1, Prompt: 2000, Size: Size{512, 512}, Steps: 1}
+		if name == "qwen-image-edit" {
+			r.InputImages = []Size{{1024, 1024}}
+		}
+		one, err := Predict(builtinModel(t, name), g, r, Options{})
+		require.NoError(t, err)
+		r.Batch = 4
+		four, err := Predict(builtinModel(t, name), g, r, Options{})
+		require.NoError(t, err)
+		assert.InEpsilon(t, factor, four.Stages[0].Work.FLOPs/one.Stages[0].Work.FLOPs, 1e-9, name)
+	}
+	// what a pipeline is loaded as outranks what its text encoder says of itself
+	files, err := Builtin("qwen-image")
+	require.NoError(t, err)
+	wide, err := Parse("qwen-image", files, "float32")
+	require.NoError(t, err)
+	assert.InDelta(t, 4*28849460275, wide.WeightBytes(), 0.5)
+}
+
 func TestHostFloor(t *testing.T) {
 	g, err := FindGPU("H200")
 	require.NoError(t, err)
@@ -188,6 +217,10 @@ func TestLargestBatch(t *testing.T) {
 	require.NoError(t, err)
 	assert.InEpsilon(t, 4, one.Memory.Weights/four.Memory.Weights, 1e-9)
 	assert.InEpsilon(t, 4, one.Seconds/four.Seconds, 1e-9)
+	assert.InEpsilon(t, 4, one.Memory.KV/four.Memory.KV, 1e-9)
+	sixteen, err := Predict(m, g, Request{Prompt: 1024, Output: 64}, Options{TensorParallel: 16})
+	require.NoError(t, err)
+	assert.InEpsilon(t, 8, one.Memory.KV/sixteen.Memory.KV, 1e-9, "8 key-value heads cannot be cut further")
 	assert.Contains(t, four.Assumptions, "tensor parallel over 4 GPUs: weights and work are cut evenly, the all-reduces between them are not counted")
 }
 

@@ -14,7 +14,10 @@ import (
 
 type theoryCommand struct {
 	Model  string             `required:"" help:"A folder with config.json or model_index.json, or the name of a built-in model; 'list' lists those." placeholder:"DIR|NAME"`
-	GPU    string             `name:"gpu" required:"" help:"Name from the table of GPUs; 'list' lists it." placeholder:"NAME"`
+	GPU    string             `name:"gpu" required:"" help:"Name from the table of GPUs; 'list' lists it. Any other name with --tflops, --bandwidth and --memory." placeholder:"NAME"`
+	TFLOPS float64            `name:"tflops" help:"Dense bf16 TFLOPS of a GPU that is not in the table."`
+	Band   float64            `name:"bandwidth" help:"Its memory bandwidth in GB/s."`
+	Memory float64            `help:"Its memory in GiB."`
 	Batch  []int              `default:"1" help:"Requests that run together; the first is shown in detail." placeholder:"N,..."`
 	Out    string             `help:"What to make: WxH pixels, or tokens of a language model." placeholder:"WxH|TOKENS"`
 	Prompt int                `default:"512" help:"Tokens of the prompt."`
@@ -32,9 +35,12 @@ func (c *theoryCommand) Run(out io.Writer) error {
 	if c.Model == "list" || c.GPU == "list" {
 		return c.list(out)
 	}
-	g, err := theory.FindGPU(c.GPU)
-	if err != nil {
-		return err
+	g := theory.GPU{Name: c.GPU, FLOPS: c.TFLOPS * 1e12, Bandwidth: c.Band * 1e9, Memory: c.Memory * (1 << 30), Source: "as given"}
+	if c.TFLOPS == 0 && c.Band == 0 && c.Memory == 0 {
+		var err error
+		if g, err = theory.FindGPU(c.GPU); err != nil {
+			return err
+		}
 	}
 	files, err := modelFiles(c.Model)
 	if err != nil {

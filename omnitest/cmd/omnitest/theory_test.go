@@ -24,6 +24,14 @@ func TestTheory(t *testing.T) {
 	assert.Regexp(t, `(?m)^decode .* 0\.60 `, out)
 	assert.NotContains(t, out, "a bound and no forecast")
 
+	status, out, errs = command(t, nil, "theory", "-model", "qwen3-8b", "-gpu", "mine", "-tflops", "100", "-bandwidth", "1000", "-memory", "24")
+	require.Zero(t, status, errs)
+	assert.Contains(t, out, "qwen3-8b (Qwen3ForCausalLM) on mine: 100 TFLOPS bf16 dense, 1 TB/s, 24.0 GiB\nas given\n")
+	assert.Contains(t, out, "prefill to decode: cannot estimate a transfer over NVLink because mine has none\n")
+	status, _, errs = command(t, nil, "theory", "-model", "qwen3-8b", "-gpu", "mine", "-tflops", "100")
+	assert.Equal(t, 1, status)
+	assert.Contains(t, errs, `cannot estimate times and memory because GPU "mine" has no Bandwidth`)
+
 	// a folder, as downloaded
 	dir := t.TempDir()
 	config := []byte(`{"architectures":["Qwen2ForCausalLM"],"hidden_size":896,"intermediate_size":4864,"num_attention_heads":14,"num_hidden_layers":24,"num_key_value_heads":2,"tie_word_embeddings":true,"torch_dtype":"bfloat16","vocab_size":151936}`)
