@@ -50,6 +50,7 @@ var arrows = map[string]string{
 	"omnitest/metrics":          "api flow",
 	"omnitest/hw":               "metrics", // for Value: not measured is never 0
 	"omnitest/hw/nvml":          "hw metrics",
+	"omnitest/hw/dcgm":          "hw metrics internal/prom",
 	"omnitest/report":           "api metrics hw handoff",
 	"omnitest/report/plot":      "report",
 	"omnitest/report/progress":  "",

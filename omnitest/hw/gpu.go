@@ -110,3 +110,29 @@ func LostGPU(index int, uuid, name, why string) GPU {
 func UnknownGPU(index int, uuid, name, why string) GPU {
 	return absentGPU(GPU{Index: index, UUID: uuid, Name: name}, why)
 }
+
+// throttleReasons are the bits of nvmlDeviceGetCurrentClocksEventReasons, as nvidia-smi names them. "gpu_idle" and
+// "applications_clocks_setting" are no throttling: the clocks are where somebody or nothing asked them to be.
+var throttleReasons = []struct {
+	bit  uint64
+	name string
+}{
+	{0x4, "sw_power_cap"},
+	{0x8, "hw_slowdown"},
+	{0x10, "sync_boost"},
+	{0x20, "sw_thermal_slowdown"},
+	{0x40, "hw_thermal_slowdown"},
+	{0x80, "hw_power_brake_slowdown"},
+	{0x100, "display_clock_setting"},
+}
+
+// ThrottleReasons names the bits.
+func ThrottleReasons(bits uint64) []string {
+	names := []string{}
+	for _, r := range throttleReasons {
+		if bits&r.bit != 0 {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}

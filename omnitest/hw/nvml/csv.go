@@ -113,7 +113,7 @@ func throttled(g *hw.GPU, text, absent string) {
 	case err != nil:
 		g.NoThrottle = number(text, throttleField).Reason()
 	default:
-		g.Throttle, g.NoThrottle = throttleNames(bits), ""
+		g.Throttle, g.NoThrottle = hw.ThrottleReasons(bits), ""
 	}
 }
 

@@ -35,7 +35,7 @@ type device interface {
 	Power() (uint32, error)                   // mW
 	Energy() (uint64, error)                  // mJ since the driver was loaded
 	Clocks() (sm, mem uint32, err error)      // MHz
-	Throttle() (uint64, error)                // bits, see throttleReasons
+	Throttle() (uint64, error)                // bits, see hw.ThrottleReasons
 	Temperature() (uint32, error)             // degrees Celsius
 	PCIe() (counters, error)                  // bytes
 	NVLink() (counters, error)                // bytes
@@ -110,29 +110,4 @@ func code(err error) int {
 		return e.Code
 	}
 	return -1
-}
-
-// throttleReasons are the bits of nvmlDeviceGetCurrentClocksEventReasons, as nvidia-smi names them. "gpu_idle" and
-// "applications_clocks_setting" are no throttling: the clocks are where somebody or nothing asked them to be.
-var throttleReasons = []struct {
-	bit  uint64
-	name string
-}{
-	{0x4, "sw_power_cap"},
-	{0x8, "hw_slowdown"},
-	{0x10, "sync_boost"},
-	{0x20, "sw_thermal_slowdown"},
-	{0x40, "hw_thermal_slowdown"},
-	{0x80, "hw_power_brake_slowdown"},
-	{0x100, "display_clock_setting"},
-}
-
-func throttleNames(bits uint64) []string {
-	names := []string{}
-	for _, r := range throttleReasons {
-		if bits&r.bit != 0 {
-			names = append(names, r.name)
-		}
-	}
-	return names
 }

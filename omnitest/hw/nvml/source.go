@@ -171,7 +171,7 @@ func (g *gpu) slowly(at time.Time, out *hw.GPU) {
 		return []float64{float64(bits)}, err
 	})
 	if bits, ok := throttle.Get(); ok {
-		out.Throttle, out.NoThrottle = throttleNames(uint64(bits)), ""
+		out.Throttle, out.NoThrottle = hw.ThrottleReasons(uint64(bits)), ""
 	} else {
 		out.NoThrottle = throttle.Reason()
 	}
