@@ -40,20 +40,20 @@ func TestBenchmarkOfABrokenStackFails(t *testing.T) {
 	benchable(t)
 	for _, c := range []struct{ fault, bench, says string }{
 		{"decode.silent-recompute", "Online/conc=2/task=text", "refuted: decode computed"},
-		{"decode.error-in-200", "Online/conc=2/task=text", "8 of 8 requests failed"},
+		{"decode.error-in-200", "Online/conc=2/task=text", "12 of 12 requests failed"},
 		{"decode.wrong-layout", "Online/conc=2/task=text", "not the known answer"},
 		{"decode.truncate-stream", "Rate/rate=4/task=text", "requests failed"},
 		{"decode.silent-recompute", "Rate/rate=4/task=text", "refuted: decode computed"},
 		{"dit.blank", "Online/conc=1/task=t2i", "blank"},
 		{"dit.repeat-picture", "Online/conc=1/task=t2i", "pictures of different prompts are alike"},
-		{"dit.wrong-count", "Online/conc=1/task=t2i", "2 of 2 requests failed"},
+		{"dit.wrong-count", "Online/conc=1/task=t2i", "5 of 5 requests failed"},
 		{"decode.silent-recompute", "Online/conc=1/task=t2i", "refuted: decode computed"},
 		{"proxy.cross-plans", "Online/conc=1/task=t2i", "refuted"},
 		{"dit.edit-ignored", "Online/conc=1/task=edit", "colour is missing"},
 		{"dit.edit-redraws", "Online/conc=1/task=edit", "picture changed outside the region"},
 		{"dit.wrong-size", "Offline/batch=2", "1360x768"},
 		{"dit.edit-redraws", "Offline/batch=2", "picture changed outside the region"},
-		{"decode.error-in-200", "Decode/conc=1", "4 of 4 requests failed"},
+		{"decode.error-in-200", "Decode/conc=1", "6 of 6 requests failed"},
 		{"decode.drift=32", "Decode/conc=1", "not the known answer"},
 	} {
 		text, err := bench(t, t.TempDir(), c.fault, c.bench, "-seed=7", "-random-input-len=128", "-random-output-len=48")

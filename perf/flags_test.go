@@ -69,7 +69,7 @@ func register(f *flag.FlagSet) *settings {
 	f.Var(&s.outputLen, "random-output-len", "tokens to generate, `list`")
 	f.Float64Var(&s.rangeRatio, "random-range-ratio", 0, "lengths are uniform in [(1-r) L, (1+r) L]; 0 to below 1")
 	f.IntVar(&s.prompts, "num-prompts", 0, "measured requests of each load run (0: a few for each one in flight; a p99 needs 368)")
-	f.IntVar(&s.warmups, "num-warmups", -1, "requests before each load run, with prompts of their own (-1: as many as in flight, at most 4)")
+	f.IntVar(&s.warmups, "num-warmups", 2, "requests before each load run, with prompts of their own")
 	f.StringVar(&s.goodput, "goodput", "", "objectives in ms, \"ttft:500 tpot:50 e2el:5000\"")
 	f.Uint64Var(&s.seed, "seed", 0, "of prompts and arrival times (not given: drawn, and recorded)")
 	f.StringVar(&s.profile, "profile", metrics.VLLM.Name, "definitions of the figures: vllm, or vllm-omni")
@@ -107,7 +107,7 @@ func (s *settings) check(f *flag.FlagSet) error {
 	if s.given["num-prompts"] && s.prompts == 0 {
 		bad("-num-prompts=0: want at least 1")
 	}
-	if s.given["num-warmups"] && s.warmups < 0 {
+	if s.warmups < 0 {
 		bad("-num-warmups=%d: want 0 or more", s.warmups)
 	}
 	if s.steps < 1 {
@@ -233,11 +233,5 @@ func (s *settings) arrivals(rate float64) load.Arrivals {
 	return load.VLLM{Rate: rate, Burstiness: s.burstiness.or(1)[0]}
 }
 
-// requests and warm-ups of a load run with so many in flight.
-func (s *settings) requests(inFlight, each int) (requests, warmups int) {
-	requests, warmups = cmp.Or(s.prompts, each*inFlight), s.warmups
-	if warmups < 0 {
-		warmups = min(inFlight, 4)
-	}
-	return requests, warmups
-}
+// requests of a load run with so many in flight: as many for each.
+func (s *settings) requests(inFlight, each int) int { return cmp.Or(s.prompts, each*inFlight) }

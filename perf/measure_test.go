@@ -37,6 +37,9 @@ type task interface {
 	// judge looks at the answer to a request that succeeded, after the load. An error makes it a failed one: a rate of wrong
 	// pictures is no rate.
 	judge(i int) error
+	// settle waits, when the load is over, for what is done with answers in the background; done gives back what the run held.
+	settle() error
+	done() error
 	// tokens are those that the answers of this run have by the server's own count; not ok: not every answer told.
 	tokens(from, to int) (n int, ok bool)
 	// verdicts on the handoffs of the window.
@@ -93,7 +96,7 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		}
 	}
 	if p.warmup > 0 {
-		warm := load.Plan{Concurrency: max(1, min(p.warmup, cmp.Or(p.plan.Concurrency, p.warmup))), Requests: p.warmup, Limit: requestLimit}
+		warm := load.Plan{Concurrency: min(p.warmup, cmp.Or(p.plan.Concurrency, p.warmup)), Requests: p.warmup, Limit: requestLimit}
 		_, result, err := load.Collect(ctx, warm, func(ctx context.Context, i int) (metrics.Sample, error) { return p.task.call(ctx, i-p.warmup) })
 		if err != nil {
 			return fmt.Errorf("warm-up: %w", err)
@@ -130,6 +133,9 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		t.says("%v", err)
 		b.Error(err)
 	}
+	if err := p.task.settle(); err != nil {
+		t.says("%v", err)
+	}
 	for i := range samples {
 		s := &samples[i]
 		s.Abandoned = run.Calls[i].State == load.Abandoned
@@ -154,7 +160,7 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		t.judged(b, e)
 	}
 	t.add(samples, run)
-	return nil
+	return p.task.done()
 }
 
 // connections that the run can need at once.

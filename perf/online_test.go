@@ -55,7 +55,7 @@ func BenchmarkOnline(b *testing.B) {
 	s := shared(b)
 	for _, p := range set.textPoints() {
 		b.Run(fmt.Sprintf("conc=%d/task=text/in=%d/out=%d", p.conc, p.in, p.out), func(b *testing.B) {
-			measureText(b, s, p, 4)
+			measureText(b, s, p, 6)
 		})
 	}
 	for _, conc := range set.concurrencies() {
@@ -106,14 +106,12 @@ func BenchmarkRate(b *testing.B) {
 }
 
 // plan of a load run, with as many requests for each one in flight.
-func (l loop) plan(each int) (p load.Plan, warmup int) {
-	inFlight := max(l.conc, 1)
-	p.Concurrency, p.Limit, p.Seed = l.conc, requestLimit, set.seed
-	p.Requests, warmup = set.requests(inFlight, each)
+func (l loop) plan(each int) load.Plan {
+	p := load.Plan{Concurrency: l.conc, Requests: set.requests(max(l.conc, 1), each), Limit: requestLimit, Seed: set.seed}
 	if l.rate > 0 {
 		p.Arrivals = set.arrivals(l.rate)
 	}
-	return p, warmup
+	return p
 }
 
 // row begins the row of a loop.
@@ -136,10 +134,9 @@ func measureText(b *testing.B, s *omnitest.Stack, p textPoint, each int) {
 		b.Skip("the stack has no prefill and decode stage")
 	}
 	client := lean(s.Client)
-	plan, warmup := p.plan(each)
 	row := p.row()
 	row.PromptTokens, row.OutputTokens = p.in, p.out
-	measure(b, point{set: "online", row: row, plan: plan, warmup: warmup, client: client, stack: s, window: true,
+	measure(b, point{set: "online", row: row, plan: p.plan(each), warmup: set.warmups, client: client, stack: s, window: true,
 		task: &textTask{client: client, text: set.text(s, p.in, p.out), known: simulated(s)}})
 }
 
@@ -148,13 +145,12 @@ func measurePictures(b *testing.B, s *omnitest.Stack, l loop, input, output api.
 		b.Skip("the stack has no dit stage")
 	}
 	client := lean(s.Client)
-	plan, warmup := l.plan(2)
 	row := l.row()
 	row.OutputSize, row.Steps = output.String(), set.steps
 	if input != (api.Size{}) {
 		row.InputSize = input.String()
 	}
-	measure(b, point{set: "online", row: row, plan: plan, warmup: min(warmup, 1), client: client, stack: s, window: s.Stage(engine.Decode) != nil,
+	measure(b, point{set: "online", row: row, plan: l.plan(5), warmup: set.warmups, client: client, stack: s, window: s.Stage(engine.Decode) != nil,
 		task: &pictureTask{client: client, params: api.ImageParams{Size: output, Steps: set.steps, Seed: 1}, input: input, known: simulated(s)}})
 }
 

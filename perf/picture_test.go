@@ -67,6 +67,7 @@ type pictureTask struct {
 	first    int
 	requests func(i int) api.EditRequest // a generation is one without pictures
 	answers  []pictureAnswer
+	files    *spool
 	last     imagecheck.Picture // the one that was judged before
 }
 
@@ -76,7 +77,7 @@ type pictureAnswer struct {
 }
 
 func (t *pictureTask) prepare(seed uint64, from, to int) error {
-	t.first, t.answers, t.last = from, make([]pictureAnswer, to-from), imagecheck.Picture{}
+	t.first, t.answers, t.files, t.last = from, make([]pictureAnswer, to-from), &spool{}, imagecheck.Picture{}
 	edits, err := workload.Edits{Words: workload.Fixed(1), InputSize: t.input, Params: t.params}.Requests(seed)
 	if err != nil {
 		return err
@@ -99,7 +100,7 @@ func (t *pictureTask) prepare(seed uint64, from, to int) error {
 		} else {
 			p := pictures(i)
 			n := len(fixtures.Scenes)
-			r.Prompt, r.ImageParams = fixtures.Scenes[(i%n+n)%n].Prompt+" "+nonceOf(p.Prompt), p.ImageParams
+			r.Prompt, r.ImageParams = nonceOf(p.Prompt)+": "+fixtures.Scenes[(i%n+n)%n].Prompt, p.ImageParams
 		}
 		r.RequestID = requestID(seed, i)
 		return r
@@ -119,7 +120,11 @@ func (t *pictureTask) call(ctx context.Context, i int) (metrics.Sample, error) {
 		a.images, a.err = t.client.Generate(ctx, api.ImageRequest{Prompt: r.Prompt, RequestID: r.RequestID, ImageParams: r.ImageParams})
 	}
 	t.answers[i-t.first] = a
-	return metrics.FromImages(a.images, a.err), a.err
+	s := metrics.FromImages(a.images, a.err)
+	if a.images != nil {
+		t.files.keep(a.images)
+	}
+	return s, a.err
 }
 
 func (t *pictureTask) observe(i int) handoff.Observation {
@@ -137,9 +142,10 @@ func (t *pictureTask) observe(i int) handoff.Observation {
 // judge decodes the picture: that takes as long as a request of the reference stack, so it waits until the load is over.
 func (t *pictureTask) judge(i int) error {
 	a, r := t.answers[i-t.first].images, t.requests(i)
-	if err := imagecheck.Count(1)(a); err != nil {
+	if err := errors.Join(imagecheck.Count(1)(a), t.files.back(a)); err != nil {
 		return err
 	}
+	defer func() { a.Items = nil }() // judged
 	all, err := imagecheck.DecodeAll(a, imagecheck.Case{Name: "measured", Prompt: r.Prompt, Steps: r.Steps, Seed: r.Seed})
 	if err != nil {
 		return err
@@ -178,6 +184,9 @@ func edited(p imagecheck.Picture, input image.Image) error {
 	}
 	return nil
 }
+
+func (t *pictureTask) settle() error { return t.files.wait() }
+func (t *pictureTask) done() error   { return t.files.close() }
 
 func (t *pictureTask) tokens(int, int) (int, bool) { return 0, false } // the image routes tell none
 

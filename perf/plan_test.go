@@ -93,10 +93,8 @@ func TestPlans(t *testing.T) {
 	require.NoError(t, err)
 	assert.Len(t, s.textPoints(), 6*3)
 	assert.Equal(t, "[1 2 4] [512 2048 2560] 1024x1024 [1376x768]", fmt.Sprint(s.batches(), s.lengths(4), s.input(), s.outputSizes()))
-	n, warm := s.requests(8, 4)
-	assert.Equal(t, "32 4", fmt.Sprint(n, warm))
-	s, err = parse("-num-prompts=400", "-num-warmups=0")
+	assert.Equal(t, 32, s.requests(8, 4))
+	s, err = parse("-num-prompts=400")
 	require.NoError(t, err)
-	n, warm = s.requests(8, 4)
-	assert.Equal(t, "400 0", fmt.Sprint(n, warm))
+	assert.Equal(t, 400, s.requests(8, 4))
 }

@@ -41,12 +41,12 @@ func measureStage(b *testing.B, s *omnitest.Stack, stage engine.Stage, p textPoi
 		b.Skipf("the stack has no %s stage", stage)
 	}
 	client := lean(s.Stage(stage))
-	plan, warmup := p.plan(4)
+	warmup := set.warmups
 	row := p.row()
 	row.PromptTokens, row.OutputTokens = p.in, p.out
 	task := &textTask{client: client, text: set.text(s, p.in, p.out), known: simulated(s), cached: stage == engine.Decode}
 	if task.cached {
 		warmup = max(warmup, 1) // the first request brings the prompt into the cache
 	}
-	measure(b, point{set: string(stage), row: row, plan: plan, warmup: warmup, client: client, stack: s, task: task})
+	measure(b, point{set: string(stage), row: row, plan: p.plan(6), warmup: warmup, client: client, stack: s, task: task})
 }
