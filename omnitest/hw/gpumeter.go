@@ -1,6 +1,7 @@
 package hw
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -134,6 +135,11 @@ func (m *gpuMeter) read(ctx context.Context) bool {
 // take adds one reading to every account.
 func (m *gpuMeter) take(r GPUReading) {
 	at := max(r.At.Sub(m.began), 0)
+	for _, s := range m.sums {
+		if !slices.ContainsFunc(r.GPUs, s.is) {
+			r.GPUs = append(r.GPUs, LostGPU(s.id.Index, s.id.UUID, s.id.Name, "it is no longer among the GPUs that are shown"))
+		}
+	}
 	var memory, util, power metrics.Value
 	n := 0
 	for _, g := range r.GPUs {
@@ -166,7 +172,7 @@ func (m *gpuMeter) take(r GPUReading) {
 
 func (m *gpuMeter) sum(g GPU) *gpuSum {
 	for _, s := range m.sums {
-		if s.id.Index == g.Index && (s.id.UUID == g.UUID || g.UUID == "") {
+		if s.is(g) {
 			return s
 		}
 	}
@@ -206,13 +212,7 @@ func (m *gpuMeter) stop(baseline *Baseline) (w GPUWindow, stuck bool) {
 	}
 	w.Cost = m.cost.result(time.Since(m.began))
 	if w.Samples == 0 {
-		w.Absent = m.absent
-		if w.Absent == "" {
-			w.Absent = w.Err
-		}
-		if w.Absent == "" {
-			w.Absent = "no reading in the window"
-		}
+		w.unknown(cmp.Or(m.absent, w.Err, "no reading in the window"))
 		return w, stuck
 	}
 	if w.IntervalMS == 0 {

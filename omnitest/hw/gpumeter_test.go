@@ -174,6 +174,22 @@ func TestGPULostInsideTheWindow(t *testing.T) {
 	})
 }
 
+// A GPU that a source stops showing (nvidia-smi, an exporter's page) is lost too.
+func TestGPUThatIsNoLongerShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{reading: func(at time.Duration) ([]GPU, error) {
+			if at >= time.Second {
+				return []GPU{gpu(1, 10, 100)}, nil
+			}
+			return []GPU{gpu(0, 40, 300), gpu(1, 10, 100)}, nil
+		}}
+		w, _ := window(t, s, 1950*time.Millisecond, nil)
+		assert.Equal(t, "GPU 0 lost at 1.00 s of the window: it is no longer among the GPUs that are shown", w.Ended)
+		assert.Equal(t, 10, w.GPUs[0].Samples)
+		assert.Equal(t, of(40*gib), w.GPUs[0].MeanMemory)
+	})
+}
+
 func TestGPULostBeforeTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{reading: func(time.Duration) ([]GPU, error) { return []GPU{LostGPU(0, "", "", "GPU is lost")}, nil }}
@@ -194,7 +210,9 @@ func TestNoDriver(t *testing.T) {
 		assert.Equal(t, "GPUs are not measured: no NVIDIA driver", w.Absent)
 		assert.Equal(t, 1, w.Failed)
 		assert.Equal(t, absent(w.Absent), w.EnergyPer(3))
-		assert.False(t, w.PeakMemory.OK())
+		for _, v := range []metrics.Value{w.PeakMemory, w.MeanMemory, w.MeanUtil, w.PeakUtil, w.MeanPower, w.Energy, w.PeakMemoryAboveIdle, w.EnergyAboveIdle} {
+			assert.Equal(t, absent(w.Absent), v)
+		}
 		assert.Nil(t, share["decode"])
 	})
 }
@@ -229,9 +247,10 @@ func TestEnergy(t *testing.T) {
 			if at > time.Second {
 				fell.Energy = of(1)
 			}
-			none := gpu(3, 1, 0)
-			none.Power = absent("Not Supported")
-			return []GPU{counter, ramp, fell, none}, nil
+			none, stale, still := gpu(3, 1, 0), gpu(4, 1, 200), gpu(5, 1, 0)
+			none.Power, still.Power = absent("Not Supported"), absent("Not Supported")
+			stale.Energy, still.Energy = of(7000), of(7000) // an exporter that collected before the window
+			return []GPU{counter, ramp, fell, none, stale, still}, nil
 		}}
 		w, _ := window(t, s, 2*time.Second, nil)
 		assert.Equal(t, of(300), w.GPUs[0].Energy)
@@ -241,6 +260,8 @@ func TestEnergy(t *testing.T) {
 		assert.Equal(t, "power over time", w.GPUs[1].EnergyHow)
 		assert.Equal(t, absent("the energy counter fell: the driver was loaded anew"), w.GPUs[2].Energy)
 		assert.Equal(t, absent("no such figure"), w.GPUs[3].Energy)
+		assert.Equal(t, of(400), w.GPUs[4].Energy, "not the 0 of a counter that nobody read again")
+		assert.Equal(t, absent("the energy counter did not move in the window"), w.GPUs[5].Energy)
 		assert.Equal(t, absent("the energy counter fell: the driver was loaded anew"), w.Energy, "a sum that lacks a part is no sum")
 	})
 }

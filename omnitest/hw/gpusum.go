@@ -7,13 +7,18 @@ import (
 	"github.com/omnitest/suite/omnitest/metrics"
 )
 
-// energy is what one GPU took: by its own counter, or where there is none as power over time.
+// fewMoves is below how many steps of the energy counter power over time is the better figure: a source that collects rarely (an
+// exporter, every 30 s) shows the same counter again and again, and a step may hold time from before the window.
+const fewMoves = 3
+
+// energy is what one GPU took: by its own counter, or where there is none, or it hardly moved, as power over time.
 type energy struct {
 	first, last  metrics.Value // counter
 	joules       float64       // power over time, by trapezoids
 	at           time.Duration
 	power        float64
 	powers       int
+	moves        int
 	why          string
 	counterFalls bool
 }
@@ -25,6 +30,8 @@ func (e *energy) add(at time.Duration, g GPU) {
 		}
 		if last, ok := e.last.Get(); ok && now < last {
 			e.counterFalls = true // the driver was loaded anew
+		} else if ok && now > last {
+			e.moves++
 		}
 		e.last = g.Energy
 	} else if e.why == "" && g.Energy.Reason() != NotThisTime {
@@ -45,10 +52,14 @@ func (e *energy) result() (metrics.Value, string) {
 	switch {
 	case ok1 && ok2 && e.counterFalls:
 		return metrics.Absent("the energy counter fell: the driver was loaded anew"), ""
-	case ok1 && ok2:
+	case ok1 && ok2 && e.moves >= fewMoves:
 		return metrics.Of(last - first), "counter"
 	case e.powers >= 2:
 		return metrics.Of(e.joules), "power over time"
+	case e.moves > 0:
+		return metrics.Of(last - first), "counter"
+	case ok1:
+		return metrics.Absent("the energy counter did not move in the window"), ""
 	case e.why != "":
 		return metrics.Absent(e.why), ""
 	}
@@ -119,6 +130,11 @@ type gpuSum struct {
 func newGPUSum(step time.Duration) *gpuSum {
 	g := newGauge(step)
 	return &gpuSum{memory: g, util: g, memUtil: g, power: g, smClock: g, memClock: g, temp: g, pcieOut: g, pcieIn: g, nvlinkOut: g, nvlinkIn: g}
+}
+
+// is tells that a reading is of this GPU. One that was lost may have no name any more.
+func (s *gpuSum) is(g GPU) bool {
+	return s.id.Index == g.Index && (s.id.UUID == g.UUID || g.UUID == "" || s.id.UUID == "")
 }
 
 // maxXids bounds what is kept of a GPU that reports without end.

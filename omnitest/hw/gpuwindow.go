@@ -35,6 +35,14 @@ type GPUWindow struct {
 	Cost Cost        `json:"cost,omitzero"`
 }
 
+// unknown makes every figure absent for one reason.
+func (w *GPUWindow) unknown(why string) {
+	v := metrics.Absent(why)
+	w.Absent = why
+	w.PeakMemory, w.MeanMemory, w.MeanUtil, w.PeakUtil, w.MeanPower, w.Energy = v, v, v, v, v, v
+	w.PeakMemoryAboveIdle, w.EnergyAboveIdle = v, v
+}
+
 // EnergyPer is the energy of one of n requests, in J: all that the GPUs took in the window, idle power with it.
 func (w GPUWindow) EnergyPer(n int) metrics.Value {
 	switch {

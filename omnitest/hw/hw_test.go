@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/omnitest/suite/omnitest"
 	"github.com/omnitest/suite/omnitest/hw"
 )
 
@@ -23,11 +24,12 @@ const mib = 1 << 20
 
 // The test binary is also the process under the meter: it holds memory, and burns CPU when it reads a line.
 func TestMain(m *testing.M) {
+	omnitest.ServeRole()
 	if os.Getenv("HW_TEST_ROLE") == "worker" {
 		worker()
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(omnitest.Run(m))
 }
 
 // worker touches HW_TEST_MIB of memory, starts HW_TEST_CHILDREN workers like itself without children, says "ready", and for
@@ -259,4 +261,21 @@ func BenchmarkWindow(b *testing.B) {
 		}
 		m.Stop()
 	}
+}
+
+// What sampling costs, and what of it is the wall time of one sample: cores at 20 Hz of a small tree.
+func BenchmarkSampling(b *testing.B) {
+	var last hw.Window
+	for b.Loop() {
+		m := hw.NewMeter(map[string]int{"client": os.Getpid()})
+		if err := m.Start(b.Context(), 50*time.Millisecond); err != nil {
+			b.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		last = m.Stop()
+	}
+	cores, _ := last.Cost.Cores.Get()
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(cores, "cores")
+	b.ReportMetric(last.Cost.MeanReadMS, "ms/sample")
 }

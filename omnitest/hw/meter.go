@@ -199,7 +199,7 @@ func (m *Meter) window() Window {
 			m.stuck = m.gpus.done
 		}
 	case m.stuck != nil:
-		w.GPU.Absent = "a reading of an earlier window has not come back from the driver"
+		w.GPU.unknown("a reading of an earlier window has not come back from the driver")
 	}
 	var missing []string
 	for _, stage := range slices.Sorted(maps.Keys(m.roots)) {

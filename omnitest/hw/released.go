@@ -101,6 +101,11 @@ func (r Release) lookGPUs(ctx context.Context, held *Held) (still []string, err 
 	if err != nil {
 		return nil, err
 	}
+	for _, idle := range r.Baseline.GPUs {
+		if !slices.ContainsFunc(reading.GPUs, func(g GPU) bool { return g.Index == idle.Index && g.UUID == idle.UUID }) {
+			return nil, fmt.Errorf("%w: GPU %d of the idle baseline is no longer shown", ErrUnavailable, idle.Index)
+		}
+	}
 	held.GPUs = map[int]metrics.Value{}
 	for _, g := range reading.GPUs {
 		idle, found := r.Baseline.idle(g.Index, g.UUID)

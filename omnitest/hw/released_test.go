@@ -54,13 +54,15 @@ func TestMemoryThatIsNotReleased(t *testing.T) {
 // What cannot be measured is not released.
 func TestReleaseThatCannotBeMeasured(t *testing.T) {
 	lostGPU := &script{reading: func(time.Duration) ([]GPU, error) { return []GPU{LostGPU(0, "GPU-0", "", "GPU is lost")}, nil }}
+	more := &script{reading: func(time.Duration) ([]GPU, error) { return []GPU{gpu(0, 1, 1), gpu(1, 1, 1)}, nil }}
 	other := &script{reading: func(time.Duration) ([]GPU, error) { return []GPU{gpu(1, 1, 1)}, nil }}
 	for want, r := range map[string]Release{
 		"hw: nothing to check: neither processes nor a GPU source":                              {},
 		"hw: GPU memory after a stop cannot be judged without the baseline of before the start": {GPU: lostGPU},
 		"GPUs are not measured: no driver":                                                      {GPU: Unavailable("no driver"), Baseline: idle2},
 		"GPUs are not measured: GPU 0: GPU is lost":                                             {GPU: lostGPU, Baseline: idle2},
-		"GPUs are not measured: GPU 1: not in the idle baseline":                                {GPU: other, Baseline: idle2},
+		"GPUs are not measured: GPU 0 of the idle baseline is no longer shown":                                {GPU: other, Baseline: idle2},
+		"GPUs are not measured: GPU 1: not in the idle baseline": {GPU: more, Baseline: idle2},
 		"GPUs are not measured: idle baseline: GPUs are not measured: no driver":                {GPU: lostGPU, Baseline: &Baseline{Absent: "GPUs are not measured: no driver"}},
 	} {
 		_, err := Released(t.Context(), r)

@@ -128,6 +128,7 @@ func (r *Reference) startText() (*ar.Server, error) {
 	timing.PrefillPerToken = r.Timing.Prefill.PrefillPerToken
 	timing.Jitter = max(r.Timing.Prefill.Jitter, r.Timing.Decode.Jitter)
 	timing.GrowPerRequest += r.Timing.Prefill.GrowPerRequest
+	timing.BurnPerRequest += r.Timing.Prefill.BurnPerRequest
 	engine, err := ar.New(ar.Config{Timing: timing})
 	if err != nil {
 		return nil, fmt.Errorf("offline: %w", err)

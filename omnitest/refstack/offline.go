@@ -146,6 +146,7 @@ func (o *Offline) start() (*offlinePair, error) {
 	timing.PrefillPerToken = o.Timing.Prefill.PrefillPerToken
 	timing.Jitter = max(o.Timing.Prefill.Jitter, o.Timing.Decode.Jitter)
 	timing.GrowPerRequest += o.Timing.Prefill.GrowPerRequest
+	timing.BurnPerRequest += o.Timing.Prefill.BurnPerRequest
 	engine, err := ar.New(ar.Config{Timing: timing})
 	if err != nil {
 		return nil, err

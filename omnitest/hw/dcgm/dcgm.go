@@ -1,7 +1,7 @@
 // Package dcgm reads the GPUs of another host from the /metrics page of NVIDIA's dcgm-exporter.
 //
 // The exporter collects every 30 s unless it is started with -c (milliseconds): between two collections the page repeats itself, and
-// a window shorter than that has no energy. It does not tell processes: a stage gets what the GPUs have that it alone is given
+// a peak between them is not seen. It does not tell processes: a stage gets what the GPUs have that it alone is given
 // (hw.Meter.Devices).
 package dcgm
 
@@ -29,8 +29,7 @@ type Source struct {
 	Every   time.Duration // shortest time between two scrapes; 0: 1 s
 	Timeout time.Duration // of a scrape; 0: 5 s
 
-	known []hw.GPU       // of the first page: a GPU that leaves the page is lost
-	xid   map[string]int // the last one, by GPU
+	xid map[string]int // the last one, by GPU
 }
 
 // Close does nothing: each scrape is a request of its own.
@@ -45,18 +44,10 @@ func (s *Source) ReadGPUs(ctx context.Context) (hw.GPUReading, error) {
 		return hw.GPUReading{}, err
 	}
 	gpus, driver := parse(page, s.Host)
-	if len(gpus) == 0 && len(s.known) == 0 {
+	if len(gpus) == 0 {
 		return hw.GPUReading{}, errors.New("no DCGM_FI series with a UUID on the page: " + s.URL)
 	}
 	s.xids(page, gpus)
-	for _, k := range s.known {
-		if !slices.ContainsFunc(gpus, func(g hw.GPU) bool { return g.UUID == k.UUID }) {
-			gpus = append(gpus, hw.LostGPU(k.Index, k.UUID, k.Name, "it is no longer on the exporter's page"))
-		}
-	}
-	if s.known == nil {
-		s.known = gpus
-	}
 	return hw.GPUReading{At: page.At, Source: "dcgm-exporter", Driver: driver, Every: cmp.Or(s.Every, time.Second), GPUs: gpus}, nil
 }
 

@@ -112,7 +112,6 @@ func TestPublishedPages(t *testing.T) {
 	assert.Equal(t, of((22563+470)<<20), r.GPUs[0].MemoryTotal, "23,033 of the 23,034 MiB that nvidia-smi tells of an L4")
 	assert.Equal(t, "the page has no DCGM_FI_DEV_XID_ERRORS", r.GPUs[0].NoXids)
 	s.Host = "another"
-	s.known = nil
 	_, err = s.ReadGPUs(t.Context())
 	assert.EqualError(t, err, "no DCGM_FI series with a UUID on the page: "+s.URL)
 
@@ -146,7 +145,7 @@ DCGM_FI_DEV_FB_USED{gpu="1",UUID="GPU-b"} 500
 	assert.Equal(t, of(500<<20), g[1].MemoryUsed)
 }
 
-func TestXidsThrottlingAndLostGPUs(t *testing.T) {
+func TestXidsAndThrottling(t *testing.T) {
 	page := `DCGM_FI_DEV_XID_ERRORS{gpu="0",UUID="GPU-a"} 31
 DCGM_FI_DEV_CLOCKS_EVENT_REASONS{gpu="0",UUID="GPU-a"} 4
 DCGM_FI_DEV_XID_ERRORS{gpu="1",UUID="GPU-b"} 0
@@ -160,10 +159,6 @@ DCGM_FI_DEV_XID_ERRORS{gpu="1",UUID="GPU-b"} 0
 	assert.Equal(t, []int{79}, g[1].Xids)
 	assert.Equal(t, []string{}, g[0].Throttle)
 	assert.Empty(t, read(t, s)[1].Xids, "told once")
-	page = `DCGM_FI_DEV_XID_ERRORS{gpu="0",UUID="GPU-a"} 31` + "\n"
-	g = read(t, s)
-	require.Len(t, g, 2)
-	assert.Equal(t, "it is no longer on the exporter's page", g[1].Lost)
 	page = ""
 	_, err := s.ReadGPUs(t.Context())
 	assert.EqualError(t, err, "scrape "+s.URL+`: HTTP 503: empty body`)

@@ -45,4 +45,6 @@ type Timing struct {
 	TransferPerBlock time.Duration `json:",omitempty" yaml:"transfer_per_block,omitempty"`
 	Jitter           float64       `json:",omitempty" yaml:"jitter,omitempty"`                 // each planted wait is scaled by 1 +- Jitter, uniformly; 0..1
 	GrowPerRequest   int64         `json:",omitempty" yaml:"grow_per_request_bytes,omitempty"` // bytes of memory kept for ever per request
+
+	BurnPerRequest time.Duration `json:",omitempty" yaml:"burn_per_request,omitempty"` // CPU time that is burnt for nothing
 }

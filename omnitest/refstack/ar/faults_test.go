@@ -188,7 +188,7 @@ func TestConfigTravels(t *testing.T) {
 		}
 	}
 	c := Config{Model: "m", EngineID: "e", Listen: "l", Side: "s", BlockSize: 1, Blocks: 2, MaxModelLen: 3, MaxSeqs: 4, MaxBatch: 5,
-		Lease: 6, LoadFailure: "recompute", Faults: every, Timing: Timing{1, 2, 3, .5, 4}}
+		Lease: 6, LoadFailure: "recompute", Faults: every, Timing: Timing{1, 2, 3, .5, 4, 5}}
 	data, err := json.Marshal(c)
 	require.NoError(t, err)
 	var got Config

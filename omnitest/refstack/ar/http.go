@@ -55,6 +55,7 @@ func (s *Server) counted(h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		s.serving.Add(1)
 		defer s.serving.Add(-1)
+		burn(s.config.Timing.BurnPerRequest)
 		h(w, r)
 	}
 }

@@ -35,4 +35,5 @@ type Timing struct {
 	Encode         time.Duration `json:",omitempty" yaml:"encode,omitempty"`
 	Jitter         float64       `json:",omitempty" yaml:"jitter,omitempty"`
 	GrowPerRequest int64         `json:",omitempty" yaml:"grow_per_request_bytes,omitempty"`
+	BurnPerRequest time.Duration `json:",omitempty" yaml:"burn_per_request,omitempty"` // CPU time that is burnt for nothing
 }

@@ -146,6 +146,7 @@ func (s *Server) run(ctx context.Context, arrived time.Time, j Job, n int) (*bat
 		}
 	}
 	s.grow()
+	burn(s.cfg.Timing.BurnPerRequest)
 	// The units are mixed and queue_wait_ms does not hold the queueing: both as recorded.
 	b.stages["queue_wait_ms"] = queued.Sub(arrived).Seconds() * 1e3
 	b.stages["stage_0_gen_ms"] = time.Since(queued).Seconds() * 1e3

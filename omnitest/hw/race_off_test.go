@@ -1,0 +1,5 @@
+//go:build !race
+
+package hw_test
+
+const heapFactor = 1
