@@ -36,7 +36,7 @@ var arrows = map[string]string{
 	"omnitest/audiocheck":       "measure",
 	"omnitest/handoff":          "api flow textcheck internal/prom",
 	"omnitest/handoff/probe":    "api flow handoff textcheck imagecheck internal/prom",
-	"omnitest/handoff/gate":     "api handoff handoff/probe textcheck",
+	"omnitest/handoff/gate":     "api handoff handoff/probe textcheck imagecheck",
 	"omnitest/wiretap":          "flow",
 	"omnitest/netfault":         "internal/ports",
 	"omnitest/imagecheck":       "api measure fixtures/fonts",
