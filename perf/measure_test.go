@@ -117,6 +117,7 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 	if err != nil {
 		t.says("connections: %v", err)
 	}
+	release := load.HoldGC(0)
 	samples, run, err := load.Converse(ctx, p.plan, load.Sessions{}, func(ctx context.Context, turn load.Turn[metrics.Sample]) (metrics.Sample, error) {
 		s, err := p.task.call(ctx, turn.Index)
 		s.Due, s.Queue = turn.Due, turn.Queue
@@ -126,6 +127,7 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		bar.Done(err != nil)
 		return s, err
 	})
+	release()
 	t.row().Hardware = meter.Stop()
 	t.client(bird.Stop(run, samples...))
 	t.connected = max(t.connected, connected.Took)

@@ -51,6 +51,8 @@ func ours(text string) error {
 	if _, err := client.Connect(ctx, ready); err != nil {
 		return err
 	}
+	release := load.HoldGC(0)
+	defer release()
 	answers, result, err := load.Collect(ctx, plan, func(ctx context.Context, i int) (*api.Text, error) {
 		ids := make([]int, prompt)
 		for k := range ids {
