@@ -250,7 +250,11 @@ func TestEnergy(t *testing.T) {
 			none, stale, still := gpu(3, 1, 0), gpu(4, 1, 200), gpu(5, 1, 0)
 			none.Power, still.Power = absent("Not Supported"), absent("Not Supported")
 			stale.Energy, still.Energy = of(7000), of(7000) // an exporter that collected before the window
-			return []GPU{counter, ramp, fell, none, stale, still}, nil
+			rare := gpu(6, 1, 100)                          // a counter that is read each fifth time, not at either end; it runs 10 % above the power
+			if rare.Energy = absent(NotThisTime); int(at/gpuInterval)%5 == 3 {
+				rare.Energy = of(9000 + 110*at.Seconds())
+			}
+			return []GPU{counter, ramp, fell, none, stale, still, rare}, nil
 		}}
 		w, _ := window(t, s, 2*time.Second, nil)
 		assert.Equal(t, of(300), w.GPUs[0].Energy)
@@ -262,6 +266,9 @@ func TestEnergy(t *testing.T) {
 		assert.Equal(t, absent("no such figure"), w.GPUs[3].Energy)
 		assert.Equal(t, of(400), w.GPUs[4].Energy, "not the 0 of a counter that nobody read again")
 		assert.Equal(t, absent("the energy counter did not move in the window"), w.GPUs[5].Energy)
+		rare, _ := w.GPUs[6].Energy.Get()
+		assert.InDelta(t, 30+110*1.5+20, rare, 1e-6, "counter in between, power before and after it")
+		assert.Equal(t, "counter", w.GPUs[6].EnergyHow)
 		assert.Equal(t, absent("the energy counter fell: the driver was loaded anew"), w.Energy, "a sum that lacks a part is no sum")
 	})
 }

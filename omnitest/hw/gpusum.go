@@ -15,6 +15,8 @@ const fewMoves = 3
 type energy struct {
 	first, last  metrics.Value // counter
 	joules       float64       // power over time, by trapezoids
+	head         float64       // the same before the counter was read first
+	since        float64       // and since the counter was read last: reading it costs much, so that it is read less often
 	at           time.Duration
 	power        float64
 	powers       int
@@ -24,6 +26,7 @@ type energy struct {
 }
 
 func (e *energy) add(at time.Duration, g GPU) {
+	counted, begun := false, e.first.OK()
 	if now, ok := g.Energy.Get(); ok {
 		if !e.first.OK() {
 			e.first = g.Energy
@@ -33,16 +36,24 @@ func (e *energy) add(at time.Duration, g GPU) {
 		} else if ok && now > last {
 			e.moves++
 		}
-		e.last = g.Energy
+		e.last, counted = g.Energy, true
 	} else if e.why == "" && g.Energy.Reason() != NotThisTime {
 		e.why = g.Energy.Reason()
 	}
 	if p, ok := g.Power.Get(); ok {
 		if e.powers > 0 {
-			e.joules += (p + e.power) / 2 * (at - e.at).Seconds()
+			j := (p + e.power) / 2 * (at - e.at).Seconds()
+			e.joules += j
+			e.since += j
 		}
 		e.at, e.power = at, p
 		e.powers++
+	}
+	if counted && !begun {
+		e.head = e.since
+	}
+	if counted {
+		e.since = 0
 	}
 }
 
@@ -53,11 +64,11 @@ func (e *energy) result() (metrics.Value, string) {
 	case ok1 && ok2 && e.counterFalls:
 		return metrics.Absent("the energy counter fell: the driver was loaded anew"), ""
 	case ok1 && ok2 && e.moves >= fewMoves:
-		return metrics.Of(last - first), "counter"
+		return metrics.Of(last - first + e.head + e.since), "counter"
 	case e.powers >= 2:
 		return metrics.Of(e.joules), "power over time"
 	case e.moves > 0:
-		return metrics.Of(last - first), "counter"
+		return metrics.Of(last - first + e.head + e.since), "counter"
 	case ok1:
 		return metrics.Absent("the energy counter did not move in the window"), ""
 	case e.why != "":

@@ -61,8 +61,8 @@ func TestReleaseThatCannotBeMeasured(t *testing.T) {
 		"hw: GPU memory after a stop cannot be judged without the baseline of before the start": {GPU: lostGPU},
 		"GPUs are not measured: no driver":                                                      {GPU: Unavailable("no driver"), Baseline: idle2},
 		"GPUs are not measured: GPU 0: GPU is lost":                                             {GPU: lostGPU, Baseline: idle2},
-		"GPUs are not measured: GPU 0 of the idle baseline is no longer shown":                                {GPU: other, Baseline: idle2},
-		"GPUs are not measured: GPU 1: not in the idle baseline": {GPU: more, Baseline: idle2},
+		"GPUs are not measured: GPU 0 of the idle baseline is no longer shown":                  {GPU: other, Baseline: idle2},
+		"GPUs are not measured: GPU 1: not in the idle baseline":                                {GPU: more, Baseline: idle2},
 		"GPUs are not measured: idle baseline: GPUs are not measured: no driver":                {GPU: lostGPU, Baseline: &Baseline{Absent: "GPUs are not measured: no driver"}},
 	} {
 		_, err := Released(t.Context(), r)

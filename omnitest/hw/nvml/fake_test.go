@@ -152,7 +152,7 @@ func TestFiguresOfOneGPU(t *testing.T) {
 	assert.Equal(t, []int{79}, g.Xids, "the other GPU's are not ours")
 	notNow(t, g.PCIeSent, g.NVLinkReceived) // a rate needs two readings
 	assert.Equal(t, []hw.GPUProcess{
-		{PID: 99, Memory: absent("the driver does not tell the memory of a process here"), SMUtil: absent("no sample of this process in the last second")},
+		{PID: 99, Memory: absent("the driver does not tell the memory of a process here"), SMUtil: absent("no sample of this process in the last 5 s")},
 		{PID: 4711, Memory: of(3 << 30), SMUtil: of(0.9)},
 	}, g.Processes)
 
@@ -160,13 +160,13 @@ func TestFiguresOfOneGPU(t *testing.T) {
 	d.mem.used = 5 << 30
 	g = one(read(t, s))
 	assert.Equal(t, of(5<<30), g.MemoryUsed)
-	notNow(t, g.SMClock, g.Temperature, g.PCIeSent, g.ECCCorrected) // these are read once a second
+	notNow(t, g.SMClock, g.Temperature, g.ECCCorrected, g.PCIeSent, g.Energy) // these are read more rarely
 	assert.Equal(t, hw.NotThisTime, g.NoThrottle)
 	assert.Empty(t, g.Xids)
 
-	c.pass(1900 * time.Millisecond)
-	d.pcie = counters{sent: 6 << 30, received: 2 << 20, bits: 64}
-	d.link = counters{sent: 1 << 10, bits: 64}
+	c.pass(costlyEvery - 100*time.Millisecond)
+	d.pcie = counters{sent: 15 << 30, received: 5 << 20, bits: 64}
+	d.link = counters{sent: 5 << 9, bits: 64}
 	g = one(read(t, s))
 	assert.Equal(t, of(3<<30), g.PCIeSent)
 	assert.Equal(t, of(1<<20), g.PCIeReceived)
@@ -213,7 +213,7 @@ func TestMissingFunctions(t *testing.T) {
 		assert.Nil(t, g.Processes, "nil, not an empty list of processes")
 		assert.Equal(t, "nvmlEventSetCreate: Not Supported", g.NoXids)
 		assert.True(t, g.MemoryUsed.OK())
-		c.pass(time.Second)
+		c.pass(costlyEvery)
 	}
 	assert.Equal(t, 1, d.asked["power"])
 	assert.Equal(t, 3, d.asked["clocks"], "an unknown error may pass")

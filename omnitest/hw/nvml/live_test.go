@@ -146,7 +146,7 @@ func TestLive(t *testing.T) {
 	})
 	first, err := src.ReadGPUs(t.Context())
 	require.NoError(t, err)
-	time.Sleep(slowEvery + 100*time.Millisecond)
+	time.Sleep(costlyEvery + 100*time.Millisecond)
 	second, err := src.ReadGPUs(t.Context()) // rates need two
 	require.NoError(t, err)
 	rec.Driver, rec.GPUs = first.Driver, second.GPUs
