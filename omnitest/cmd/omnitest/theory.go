@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,7 @@ type theoryCommand struct {
 	Band   float64            `name:"bandwidth" help:"Its memory bandwidth in GB/s."`
 	Memory float64            `help:"Its memory in GiB."`
 	Batch  []int              `default:"1" help:"Requests that run together; the first is shown in detail." placeholder:"N,..."`
-	Out    string             `help:"What to make: WxH pixels, or tokens of a language model." placeholder:"WxH|TOKENS"`
+	Out    string             `help:"What to make: WxH pixels (unset: 1376x768), or tokens of a language model." placeholder:"WxH|TOKENS"`
 	Prompt int                `default:"512" help:"Tokens of the prompt."`
 	Steps  int                `help:"Denoising steps; unset: 50."`
 	CFG    bool               `name:"cfg" help:"True classifier-free guidance: two forwards a step."`
@@ -69,7 +70,7 @@ func (c *theoryCommand) request(m *theory.Model) (theory.Request, error) {
 				return r, fmt.Errorf("--out %q: a language model makes tokens, a number is needed", c.Out)
 			}
 		}
-	} else if err := parseSize(c.Out, &r.Size); err != nil {
+	} else if err := parseSize(cmp.Or(c.Out, "1376x768"), &r.Size); err != nil {
 		return r, fmt.Errorf("--out: %w", err)
 	}
 	images := c.Image
