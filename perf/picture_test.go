@@ -1,6 +1,7 @@
 package perf
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -159,6 +160,11 @@ func (t *pictureTask) judge(i int) error {
 		if input, err = decodeInput(r.Images[0].Data); err == nil {
 			err = edited(p, input)
 		}
+	case t.input != (api.Size{}):
+		var input image.Image
+		if input, err = decodeInput(r.Images[0].Data); err == nil {
+			err = happened(p, t.last, input)
+		}
 	case t.input == (api.Size{}) && t.last.Image != nil:
 		err = imagecheck.Distinct(t.last)(p)
 	}
@@ -180,6 +186,20 @@ func edited(p imagecheck.Picture, input image.Image) error {
 		happened = imagecheck.Shows(centre(p.Image.Rect), colour)(p)
 	}
 	if err := errors.Join(happened, imagecheck.EditOutside(before, centre(p.Image.Rect))(p)); err != nil {
+		return fmt.Errorf("edit: %w", err)
+	}
+	return nil
+}
+
+// happened is what can be asked of the edits of any engine, whatever it makes of the instruction: that the picture is not its input,
+// and not the edit before, pixel for pixel. No two requests have the same input, so a picture that comes twice is of neither.
+func happened(p, last imagecheck.Picture, input image.Image) error {
+	before := imagecheck.Of(stretched(input, p.Image.Rect), imagecheck.Case{Name: "input"})
+	err := imagecheck.EditInside(before, nil)(p)
+	if last.Image != nil && last.Image.Rect == p.Image.Rect && bytes.Equal(last.Image.Pix, p.Image.Pix) {
+		err = errors.Join(err, errors.New("the edits of two different pictures are the same, pixel for pixel"))
+	}
+	if err != nil {
 		return fmt.Errorf("edit: %w", err)
 	}
 	return nil
