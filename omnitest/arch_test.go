@@ -51,7 +51,7 @@ var arrows = map[string]string{
 	"omnitest/hw":               "metrics", // for Value: not measured is never 0
 	"omnitest/hw/nvml":          "hw metrics",
 	"omnitest/hw/dcgm":          "hw metrics internal/prom",
-	"omnitest/report":           "api metrics hw handoff",
+	"omnitest/report":           "api metrics hw handoff theory", // theory: a prediction stands beside what was measured
 	"omnitest/report/plot":      "report",
 	"omnitest/report/progress":  "",
 	"omnitest/offline":          "refstack refstack/ar internal/proc",

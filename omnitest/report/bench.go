@@ -42,8 +42,12 @@ var benchUnits = slices.Concat(
 			return metrics.Of(float64(r.Summary.Failed) / float64(asked))
 		}},
 		{"gpu-mem-B", lower, func(r Row) metrics.Value { return r.GPUMemory }},
+		{"gpu-mem-mean-B", lower, func(r Row) metrics.Value { return r.Hardware.GPU.MeanMemory }},
+		{"gpu-util-frac", higher, func(r Row) metrics.Value { return r.Hardware.GPU.MeanUtil }},
+		{"J/req", lower, func(r Row) metrics.Value { return r.Energy }},
 		{"rss-B", lower, Row.memoryRSS},
 		{"cpu-cores", lower, Row.cpuCores},
+		stageCores("proxy"), stageCores("prefill"), stageCores("decode"), stageCores("dit"),
 		{"client-late-p99-ns", lower, func(r Row) metrics.Value { return nanos(r.Client.Event.P99) }},
 		{"client-invalid", lower, func(r Row) metrics.Value { // 1: the other figures of the line are not the server's
 			switch r.client() {
@@ -68,6 +72,20 @@ func benchTimes(name string, dist func(Row) metrics.Dist) []benchUnit {
 		{"p50-" + name + "-ns", lower, func(r Row) metrics.Value { return nanos(dist(r).Median) }},
 		{"p99-" + name + "-ns", lower, func(r Row) metrics.Value { return nanos(dist(r).P99) }},
 	}
+}
+
+// stageCores is how many cores a stage's processes used, mean over the window.
+func stageCores(stage string) benchUnit {
+	return benchUnit{stage + "-cpu-cores", lower, func(r Row) metrics.Value {
+		s, there := r.Hardware.Stages[stage]
+		switch {
+		case !there:
+			return metrics.Absent("the stack has no such stage")
+		case s.Absent != "":
+			return metrics.Absent(s.Absent)
+		}
+		return s.MeanCores
+	}}
 }
 
 // nanos is a figure of milliseconds in whole nanoseconds: that is the clock's own unit.

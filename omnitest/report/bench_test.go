@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/perf/benchfmt"
 
+	"github.com/omnitest/suite/omnitest/hw"
 	"github.com/omnitest/suite/omnitest/metrics"
 	"github.com/omnitest/suite/omnitest/report"
 )
@@ -76,6 +77,10 @@ func TestEveryUnitIsReadWithItsDirection(t *testing.T) {
 	s.TTFT, s.TPOT, s.ITL, s.E2EL, s.E2ELFromSchedule = one, one, one, one, one
 	s.ImageRate = metrics.Of(1)
 	s.Goodput = &metrics.Goodput{Rate: metrics.Of(1)}
+	row.Energy, row.Hardware.GPU.MeanMemory, row.Hardware.GPU.MeanUtil = metrics.Of(12), metrics.Of(70e9), metrics.Of(0.8)
+	for _, stage := range []string{"proxy", "prefill", "decode", "dit"} {
+		row.Hardware.Stages[stage] = hw.Series{Samples: 1, MeanCores: metrics.Of(0.5)}
+	}
 	row.Client.Verdict, row.Client.Event.P99 = metrics.ClientValid, metrics.Of(0.7)
 	all := report.Metrics(row)
 	require.Len(t, all, len(report.UnitLines()), "this row has every figure")
@@ -115,6 +120,7 @@ func TestAbsentMetricsAreLeftOut(t *testing.T) {
 		assert.NotContains(t, m.Unit, "ttft")
 		assert.NotContains(t, m.Unit, "tok/s")
 		assert.NotContains(t, m.Unit, "gpu")
+		assert.NotContains(t, m.Unit, "J/")
 	}
 	assert.Empty(t, report.Metrics(report.Row{}), "nothing was measured: no 0 that would win a comparison")
 }

@@ -34,20 +34,6 @@ type Series struct {
 	Value []metrics.Value `json:"value"`
 }
 
-// Theory is what the hardware would allow, beside what was measured.
-type Theory struct {
-	Source string  `json:"source"` // which model computed it, from which parameters
-	Bounds []Bound `json:"bounds"`
-}
-
-// Bound is one figure of a Theory.
-type Bound struct {
-	Figure   string        `json:"figure"` // "TTFT"
-	Unit     string        `json:"unit"`
-	Value    metrics.Value `json:"value"`
-	Measured metrics.Value `json:"measured"`
-}
-
 const (
 	curvePoints = 101 // of a Curve: every percent
 	minBuckets  = 20  // of a timeline

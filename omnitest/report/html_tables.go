@@ -174,23 +174,6 @@ func windowTable(windows []Window) table {
 	return t
 }
 
-func theoryTable(rows []Row) table {
-	t := table{ID: "theory", Title: "Theory beside measurement", Head: append(words("row", "figure"), append(numbers("bound", "measured", "measured / bound"), words("unit", "source")...)...)}
-	for _, r := range rows {
-		if r.Theory == nil {
-			continue
-		}
-		for _, b := range r.Theory.Bounds {
-			ratio := metrics.Absent("no bound")
-			if v, ok := b.Value.Get(); ok && v != 0 {
-				ratio = b.Measured.Per(v)
-			}
-			t.Rows = append(t.Rows, tableRow{Invalid: r.invalid(), Cells: []cell{word(r.mark()), word(b.Figure), number(b.Value), number(b.Measured), number(ratio), word(b.Unit), word(r.Theory.Source)}})
-		}
-	}
-	return t
-}
-
 // hardwareTable is what the processes of each stage cost.
 func hardwareTable(r Row) table {
 	t := table{Head: append(words("stage"), append(numbers("peak RSS (GB)", "mean RSS (GB)", "CPU (s)", "cores, mean", "processes"), words("remark")...)...)}

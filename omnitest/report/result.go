@@ -93,11 +93,12 @@ type Row struct {
 
 	Client    metrics.ClientError `json:"client"` // what the measuring side did to these figures; the zero value: not measured
 	Hardware  hw.Window           `json:"hardware"`
-	GPUMemory metrics.Value       `json:"gpu_memory_bytes"`   // peak over the GPUs of the stack; the zero Value: not measured
-	Stages    []StageTime         `json:"stages,omitempty"`   // where the time of a request went, in the order of the flow
-	Curves    []Curve             `json:"curves,omitempty"`   // distribution functions of the latencies (Row.Detail)
-	Timeline  []Series            `json:"timeline,omitempty"` // the load (Row.Detail) and the hardware over the row's time
-	Theory    *Theory             `json:"theory,omitempty"`   // what the hardware allows; nil: not computed
+	GPUMemory metrics.Value       `json:"gpu_memory_bytes"`              // peak over the GPUs of the stack; the zero Value: not measured
+	Energy    metrics.Value       `json:"energy_per_request_j,omitzero"` // of all GPUs, idle power with it; the zero Value: not measured
+	Stages    []StageTime         `json:"stages,omitempty"`              // where the time of a request went, in the order of the flow
+	Curves    []Curve             `json:"curves,omitempty"`              // distribution functions of the latencies (Row.Detail)
+	Timeline  []Series            `json:"timeline,omitempty"`            // the load (Row.Detail) and the hardware over the row's time
+	Theory    *Theory             `json:"theory,omitempty"`              // what the hardware allows; nil: not asked for
 	Verdicts  []Verdict           `json:"verdicts,omitempty"`
 	Errors    []string            `json:"errors,omitempty"` // of the run itself; failed requests are in Summary.Failures
 }

@@ -81,6 +81,7 @@ func Table(r Result) string {
 				fmt.Fprintf(&b, "- %s\n", clean(n))
 			}
 		}
+		theoryGrid(&b, rows)
 	}
 	if b.Len() == 0 && len(r.Handoff) == 0 {
 		fmt.Fprintf(&b, "## %s\n\nNo rows: nothing was measured.\n", clean(r.Heading()))
