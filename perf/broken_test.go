@@ -2,6 +2,9 @@ package perf
 
 import (
 	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +83,24 @@ func TestBadFlagsStartNothing(t *testing.T) {
 		files, err := os.ReadDir(out)
 		assert.NoError(t, err)
 		assert.Empty(t, files)
+	}
+}
+
+// TestNothingMeasuredIsNoSuccess: a stack without the stages of what was asked for, and a pattern that nothing matches.
+func TestNothingMeasuredIsNoSuccess(t *testing.T) {
+	benchable(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"object":"list","data":[{"id":"m","object":"model"}]}`)
+	}))
+	defer server.Close()
+	spec := filepath.Join(t.TempDir(), "stack.yaml")
+	require.NoError(t, os.WriteFile(spec, []byte("name: entry\nstages: {proxy: {engine: remote, url: \""+server.URL+"\"}}\n"), 0o600))
+	t.Setenv(omnitest.EnvStack, spec)
+	for _, pattern := range []string{"Online", "Nothing"} {
+		text, err := bench(t, t.TempDir(), "", pattern)
+		assert.Error(t, err, text)
+		assert.Contains(t, text, "perf: no row was measured: nothing matches -bench "+pattern+", or all of it was skipped; -v gives the reason of each skip\n")
 	}
 }
 

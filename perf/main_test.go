@@ -42,11 +42,27 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := omnitest.Run(m)
+	if bench := flag.Lookup("test.bench").Value.String(); bench != "" && flag.Lookup("test.list").Value.String() == "" && code == 0 && !results.any() {
+		fmt.Fprintf(os.Stderr, "perf: no row was measured: nothing matches -bench %s, or all of it was skipped; -v gives the reason of each skip\n", bench)
+		code = 1
+	}
 	if err := results.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "perf:", err)
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// any tells whether a row was measured.
+func (k *kept) any() bool {
+	k.Lock()
+	defer k.Unlock()
+	for _, d := range k.sets {
+		if len(d.Rows) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // usage shows the flags of this package; those of go test are in `go help testflag`.

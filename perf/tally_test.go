@@ -7,6 +7,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
+
+	"github.com/omnitest/suite/omnitest/api"
 	"github.com/omnitest/suite/omnitest/flow"
 	"github.com/omnitest/suite/omnitest/handoff"
 	"github.com/omnitest/suite/omnitest/load"
@@ -118,6 +121,11 @@ func (t *tally) finish(b *testing.B) {
 		row.ConnectS = metrics.Of(t.connected.Seconds())
 		row.Client = t.worstClient()
 	}
+	if n, all := unstreamed(t.samples); n > 0 {
+		text := fmt.Sprintf("%d of %d answers of several tokens came in one read: nothing was streamed there, their TTFT is the time of the whole answer and their TPOT of 0 is nobody's", n, all)
+		t.says("%s", text)
+		b.Log(text)
+	}
 	row.Detail(profile, t.samples, t.wall)
 	if len(t.records) > 0 {
 		row.Breakdown(metrics.BreakDownRun(t.samples, t.records))
@@ -137,6 +145,35 @@ func (t *tally) finish(b *testing.B) {
 	}
 }
 
+// unstreamed counts the streams that brought their tokens in one read, of all that had two or more. A profile's TPOT of such an answer
+// is 0, as vllm bench serve has it too, and meets every objective.
+func unstreamed(samples []metrics.Sample) (n, all int) {
+	for i := range samples {
+		s := &samples[i]
+		if s.Err != nil || s.Abandoned {
+			continue
+		}
+		var first, last time.Duration
+		content := 0
+		for _, e := range s.Exchange.Events {
+			if e.Has&api.HasText == 0 {
+				continue
+			}
+			if content++; content == 1 {
+				first = e.At
+			}
+			last = e.At
+		}
+		if content == 0 || content < 2 && s.OutputTokens < 2 {
+			continue
+		}
+		if all++; first == last {
+			n++
+		}
+	}
+	return n, all
+}
+
 // steadyFrom is the length of a run from which on its steady state is worth a look.
 const steadyFrom = 10 * time.Second
 
@@ -146,4 +183,33 @@ func (t *tally) options() metrics.Options {
 		o.Steady = &metrics.SteadyWindow{Concurrency: p.Concurrency}
 	}
 	return o
+}
+
+func TestUnstreamed(t *testing.T) {
+	stream := func(tokens int, at ...time.Duration) metrics.Sample {
+		s := metrics.Sample{OutputTokens: tokens}
+		for _, at := range at {
+			s.Exchange.Events = append(s.Exchange.Events, api.Event{At: at, Has: api.HasChoices | api.HasText})
+		}
+		return s
+	}
+	failed := stream(4, 9)
+	failed.Err = assert.AnError
+	for _, c := range []struct {
+		s      metrics.Sample
+		n, all int
+	}{
+		{stream(4, 1, 2, 3, 4), 0, 1},
+		{stream(4, 1, 3), 0, 1}, // two tokens an event
+		{stream(4, 9), 1, 1},    // all in one event
+		{stream(4, 9, 9, 9, 9), 1, 1},
+		{stream(-1, 9, 9), 1, 1}, // no usage
+		{stream(-1, 9), 0, 0},    // one token, for all that is known
+		{stream(1, 9), 0, 0},
+		{metrics.Sample{OutputTokens: -1}, 0, 0}, // a picture
+		{failed, 0, 0},
+	} {
+		n, all := unstreamed([]metrics.Sample{c.s})
+		assert.Equal(t, []int{c.n, c.all}, []int{n, all}, "%d tokens in %d events", c.s.OutputTokens, len(c.s.Exchange.Events))
+	}
 }

@@ -5,6 +5,10 @@ import (
 	"crypto/rand"
 	"fmt"
 	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/omnitest/suite/omnitest/api"
 	"github.com/omnitest/suite/omnitest/handoff"
@@ -87,7 +91,14 @@ func (t *textTask) judge(i int) error {
 	}
 	switch u := a.Usage; {
 	case u == nil:
+		// Without a count the end tells: where EOS is ignored there is nothing to stop at.
+		if r.IgnoreEOS && len(a.Choices) > 0 && a.Choices[0].FinishReason == "stop" {
+			return fmt.Errorf("the answer ended by itself (finish_reason stop), %d tokens were asked for with ignore_eos", r.MaxTokens)
+		}
 		return nil
+	case len(r.PromptIDs) > 0 && u.PromptTokens > 0 && u.PromptTokens != len(r.PromptIDs) && u.PromptTokens != len(r.PromptIDs)+1:
+		// One more is a BOS that the engine puts before them.
+		return fmt.Errorf("the server counts %d prompt tokens, %d were sent as ids: it worked on another prompt", u.PromptTokens, len(r.PromptIDs))
 	case u.CompletionTokens >= 0 && u.CompletionTokens != r.MaxTokens && r.IgnoreEOS:
 		return fmt.Errorf("the answer has %d tokens, %d were asked for with ignore_eos", u.CompletionTokens, r.MaxTokens)
 	case t.cached && t.known && u.CachedTokens == 0:
@@ -118,4 +129,33 @@ func (t *textTask) verdicts(e *handoff.Evidence) []handoff.Verdict {
 		}
 	}
 	return []handoff.Verdict{handoff.Proven(e)}
+}
+
+// Of an engine whose answers are not known, the counts and the end tell whether what was measured is what was asked for.
+func TestJudgeOfText(t *testing.T) {
+	task := &textTask{text: workload.Text{Input: workload.Fixed(100), Output: workload.Fixed(20)}}
+	require.NoError(t, task.prepare(3, 0, 1))
+	for _, c := range []struct {
+		finish string
+		usage  *api.Usage
+		says   string
+	}{
+		{"length", &api.Usage{PromptTokens: 100, CompletionTokens: 20}, ""},
+		{"length", &api.Usage{PromptTokens: 101, CompletionTokens: 20}, ""}, // with a BOS
+		{"length", &api.Usage{PromptTokens: -1, CompletionTokens: -1}, ""},
+		{"length", nil, ""},
+		{"", nil, ""},
+		{"stop", nil, "the answer ended by itself (finish_reason stop), 20 tokens were asked for with ignore_eos"},
+		{"stop", &api.Usage{PromptTokens: 100, CompletionTokens: 3}, "the answer has 3 tokens, 20 were asked for with ignore_eos"},
+		{"length", &api.Usage{PromptTokens: 100}, "the answer has 0 tokens, 20 were asked for with ignore_eos"},
+		{"length", &api.Usage{PromptTokens: 64, CompletionTokens: 20}, "the server counts 64 prompt tokens, 100 were sent as ids: it worked on another prompt"},
+		{"length", &api.Usage{PromptTokens: 1e18, CompletionTokens: 20}, "the server counts 1000000000000000000 prompt tokens, 100 were sent as ids: it worked on another prompt"},
+	} {
+		task.answers[0].text = &api.Text{Choices: []api.Choice{{Text: "a", FinishReason: c.finish}}, Usage: c.usage}
+		if err := task.judge(0); c.says == "" {
+			assert.NoError(t, err, "%s %v", c.finish, c.usage)
+		} else {
+			assert.EqualError(t, err, c.says)
+		}
+	}
 }
