@@ -62,6 +62,8 @@ func TestBadFlags(t *testing.T) {
 		{"-plan=big", "-plan=big: want small or design"},
 		{"-output-size=0x768", `invalid value "0x768" for flag -output-size: "0x768": want WIDTHxHEIGHT of at least 16x16`},
 		{"-seed=x", `invalid value "x" for flag -seed: parse error`},
+		{"-theory-gpu=H200", "-theory-gpu=H200 and -theory-model=: a prediction needs both"},
+		{"-theory-model=qwen3-8b", "-theory-gpu= and -theory-model=qwen3-8b: a prediction needs both"},
 		{"4", `"4" is no flag: values stand behind =, lists have commas and no spaces, as in -max-concurrency=1,4`},
 	} {
 		_, err := parse(c.arg)

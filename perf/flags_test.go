@@ -43,9 +43,12 @@ type settings struct {
 	outputSize   list[api.Size] // -output-size
 	steps        int            // -num-inference-steps
 	dtype        string         // -dtype
+	theoryGPU    string         // -theory-gpu
+	theoryModel  string         // -theory-model
 
 	slos       metrics.SLOs
 	definition metrics.Profile
+	theory     *bounds // nil: not asked for
 	asked      []float64
 	names      []string // of figures that percentiles are given for
 	given      map[string]bool
@@ -86,6 +89,8 @@ func register(f *flag.FlagSet) *settings {
 	f.Var(&s.outputSize, "output-size", "size of the pictures to make, `list`")
 	f.IntVar(&s.steps, "num-inference-steps", 20, "denoising steps")
 	f.StringVar(&s.dtype, "dtype", "", "dtype that the engines were started with, for the record (not given: what is known)")
+	f.StringVar(&s.theoryGPU, "theory-gpu", "", "GPU whose data sheet a prediction is made from (H200, ...), beside each row; with -theory-model")
+	f.StringVar(&s.theoryModel, "theory-model", "", "model to predict: a built-in `name`, or a folder with its config.json or model_index.json")
 	return s
 }
 
@@ -136,6 +141,9 @@ func (s *settings) check(f *flag.FlagSet) error {
 	}
 	if s.plan != "small" && s.plan != "design" {
 		bad("-plan=%s: want small or design", s.plan)
+	}
+	if s.theory, err = boundsOf(s.theoryModel, s.theoryGPU, s.dtype); err != nil {
+		bad("%w", err)
 	}
 	// A concurrency that the requests cannot hold would be reported as one that it never was.
 	if most := slices.Max(append(s.concurrency.values, 1)); s.prompts > 0 && s.prompts < most && s.closed() {

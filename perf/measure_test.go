@@ -128,7 +128,7 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		return s, err
 	})
 	release()
-	t.row().Hardware = meter.Stop()
+	t.hardware(meter.Stop(), run.Began, len(samples))
 	t.client(bird.Stop(run, samples...))
 	t.connected = max(t.connected, connected.Took)
 	if err != nil {

@@ -97,7 +97,7 @@ func offlineBatch(b *testing.B, engine offline.Engine, row report.Row, out api.S
 		began := time.Now()
 		results, err := engine.Generate(b.Context(), jobs)
 		run := load.Result{Began: began, Wall: time.Since(began), Peak: row.Batch, MeanInFlight: float64(row.Batch)}
-		p.row.Hardware = meter.Stop()
+		all.hardware(meter.Stop(), began, row.Batch)
 		if err != nil {
 			b.Fatal(err)
 		}

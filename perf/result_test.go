@@ -16,7 +16,6 @@ import (
 	"github.com/omnitest/suite/omnitest"
 	"github.com/omnitest/suite/omnitest/engine"
 	"github.com/omnitest/suite/omnitest/eventlog"
-	"github.com/omnitest/suite/omnitest/hw"
 	"github.com/omnitest/suite/omnitest/metrics"
 	"github.com/omnitest/suite/omnitest/report"
 	"github.com/omnitest/suite/omnitest/report/plot"
@@ -106,6 +105,7 @@ func (k *kept) close() error {
 func (t *tally) keep(b *testing.B) {
 	b.Helper()
 	row := *t.row()
+	row.Theory = set.theory.beside(&row, t.point.stack == nil || t.point.stack.Simulated())
 	b.ReportMetric(0, "ns/op") // time per load run: says nothing
 	for _, m := range slices.Concat(report.Metrics(row), askedMetrics(row)) {
 		b.ReportMetric(m.Value, m.Unit)
@@ -265,14 +265,6 @@ func dtype(simulated bool) string {
 		return "bfloat16"
 	}
 	return set.dtype
-}
-
-// meterOf measures the processes of a stack; without one this process, where offline batches run.
-func meterOf(s *omnitest.Stack) *hw.Meter {
-	if s == nil {
-		return hw.NewMeter(map[string]int{"offline": os.Getpid()})
-	}
-	return hw.NewMeter(pids(s))
 }
 
 // pids are the processes of each stage; 0 for a stage that was attached by URL and cannot be measured from here.
