@@ -101,6 +101,24 @@ Definitions: profile vllm. Rates are over the whole duration, tokens/s counts ou
 	assert.Empty(t, cmp.Diff(want, report.Table(example())))
 }
 
+// A verdict that was asked of some rows only: those of the others are not missing. A cap that holds the schedule back is told.
+func TestNotesOfTheTable(t *testing.T) {
+	handoff, payload := report.Verdict{Name: "handoff", Verdict: "proven"}, report.Verdict{Name: "payload", Verdict: "proven"}
+	r := example()
+	r.Rows[0].Verdicts, r.Rows[1].Verdicts = []report.Verdict{handoff}, []report.Verdict{handoff, payload}
+	table := report.Table(r)
+	assert.Contains(t, table, "\n- handoff proven in 2 of 2 rows\n")
+	assert.Contains(t, table, "\n- payload proven in 1 of 1 row, not asked of 1\n")
+	assert.NotContains(t, table, "free slot")
+
+	row := &r.Rows[2]
+	row.Load, row.Summary.E2EL.Mean = report.Load{Arrivals: "poisson", Rate: 20}, metrics.Of(300)
+	row.Summary.ClientQueue.Mean, row.Summary.E2ELFromSchedule.Mean = metrics.Of(2500), metrics.Of(2801)
+	assert.Contains(t, report.Table(r), "\n- conc=2: a request waited 2.500 s (mean) for a free slot before it was sent: the schedule was not kept, and from its due time the mean E2EL is 2.801 s\n")
+	row.Summary.ClientQueue.Mean = metrics.Of(2)
+	assert.NotContains(t, report.Table(r), "free slot", "less than 1 % of the latency")
+}
+
 func TestTableNamesItsTargetAlways(t *testing.T) {
 	r := example()
 	r.Target = "Reference stack (SIMULATED)"
@@ -177,6 +195,7 @@ func TestMisleadingResultsAreRefused(t *testing.T) {
 		`target "simulated stack" is simulated, the document says that it is not`:        func(r *report.Result) { r.Target, r.Simulated, r.Stack.Stages = "simulated stack", false, nil },
 		`row 1 "batch=4/prompt=2560": mode "", want "offline" or "online"`:               func(r *report.Result) { r.Rows[1].Mode = "" },
 		`row 2 "conc=2": 9 requests planned, 8 in the summary: some are unaccounted for`: func(r *report.Result) { r.Rows[2].Requests = 9 },
+		`row 1 "batch=4/prompt=2560": 4 requests, but 3 ok, 0 failed and 0 abandoned`:    func(r *report.Result) { r.Rows[1].Summary.Failed = 0 },
 		`row 0 "batch=1/prompt=512": profile "vllm-omni" in a result of profile "vllm"`:  func(r *report.Result) { r.Rows[0].Summary.Profile = "vllm-omni" },
 	} {
 		r := example()

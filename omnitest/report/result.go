@@ -155,6 +155,9 @@ func (r Result) check() error {
 			all = append(all, fmt.Errorf("row %d %q: %d requests planned, %d in the summary: some are unaccounted for",
 				i, row.Name, row.Requests, row.Summary.Requests))
 		}
+		if s := row.Summary; s.OK+s.Failed+s.Abandoned != s.Requests {
+			all = append(all, fmt.Errorf("row %d %q: %d requests, but %d ok, %d failed and %d abandoned", i, row.Name, s.Requests, s.OK, s.Failed, s.Abandoned))
+		}
 		if r.Plan.Profile != "" && row.Summary.Profile != r.Plan.Profile {
 			all = append(all, fmt.Errorf("row %d %q: profile %q in a result of profile %q", i, row.Name, row.Summary.Profile, r.Plan.Profile))
 		}

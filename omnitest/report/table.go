@@ -171,7 +171,7 @@ func notes(rows []Row) []string {
 			all = append(all, fmt.Sprintf("%s not measured in %s: %s", c.title, plural(why[reason], "row"), reason))
 		}
 	}
-	proven := map[string]int{}
+	proven, asked := map[string]int{}, map[string]int{}
 	var order []string
 	for _, row := range rows {
 		if row.invalid() {
@@ -186,7 +186,17 @@ func notes(rows []Row) []string {
 		if ended := row.Hardware.Total.Ended; ended != "" {
 			all = append(all, fmt.Sprintf("%s: memory RSS is without what died: %s", row.Name, ended))
 		}
+		if s := row.Summary; row.Load.Arrivals != "" {
+			// The latencies above begin when a request was sent. Under a cap its user has waited before that.
+			wait, queued := s.ClientQueue.Mean.Get()
+			e2el, ok := s.E2EL.Mean.Get()
+			if due, told := s.E2ELFromSchedule.Mean.Get(); queued && ok && told && wait > 0.01*e2el {
+				all = append(all, fmt.Sprintf("%s: a request waited %s s (mean) for a free slot before it was sent: the schedule was not kept, and from its due time the mean E2EL is %s s",
+					row.Name, figure(wait/1e3), figure(due/1e3)))
+			}
+		}
 		for _, v := range row.Verdicts {
+			asked[v.Name]++
 			if v.Verdict != "proven" {
 				all = append(all, fmt.Sprintf("%s: %s %s: %s", row.Name, v.Name, v.Verdict, strings.Join(v.Reasons, "; ")))
 				continue
@@ -198,7 +208,11 @@ func notes(rows []Row) []string {
 		}
 	}
 	for _, name := range order {
-		all = append(all, fmt.Sprintf("%s proven in %d of %s", name, proven[name], plural(len(rows), "row")))
+		of := plural(asked[name], "row")
+		if asked[name] < len(rows) {
+			of += fmt.Sprintf(", not asked of %d", len(rows)-asked[name]) // text does not go to the DiT
+		}
+		all = append(all, fmt.Sprintf("%s proven in %d of %s", name, proven[name], of))
 	}
 	return all
 }
