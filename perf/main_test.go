@@ -34,6 +34,7 @@ func TestMain(m *testing.M) {
 	}
 	set.flags = set.lines(flag.CommandLine)
 	if flag.Lookup("test.bench").Value.String() != "" {
+		gpus.open() // before any stack is there: what the GPUs hold now is not ours
 		// Configuration and units stand before the first benchmark, on lines of their own: whatever is printed while one runs
 		// makes benchstat drop its result.
 		fmt.Println("target:", target())
@@ -45,6 +46,10 @@ func TestMain(m *testing.M) {
 	if bench := flag.Lookup("test.bench").Value.String(); bench != "" && flag.Lookup("test.list").Value.String() == "" && code == 0 && !results.any() {
 		fmt.Fprintf(os.Stderr, "perf: no row was measured: nothing matches -bench %s, or all of it was skipped; -v gives the reason of each skip\n", bench)
 		code = 1
+	}
+	if err := gpus.released(); err != nil {
+		fmt.Fprintln(os.Stderr, "perf: after all stacks were stopped:", err)
+		code = max(code, 1)
 	}
 	if err := results.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "perf:", err)
