@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -164,7 +165,11 @@ func (s *settings) closed() bool {
 func (s *settings) lines(f *flag.FlagSet) []string {
 	var all []string
 	f.Visit(func(f *flag.Flag) {
-		if !strings.HasPrefix(f.Name, "test.") && f.Name != "result-dir" {
+		switch {
+		case strings.HasPrefix(f.Name, "test."), f.Name == "result-dir":
+		case f.Name == "theory-model":
+			all = append(all, "-theory-model="+filepath.Base(s.theoryModel)) // may be a folder: its name tells the model
+		default:
 			all = append(all, fmt.Sprintf("-%s=%s", f.Name, f.Value))
 		}
 	})

@@ -3,6 +3,7 @@ package perf
 import (
 	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"math"
@@ -204,6 +205,10 @@ func TestTheoryFlags(t *testing.T) {
 	s, err := parse("-theory-gpu=h200", "-theory-model=Qwen/Qwen3-8B")
 	require.NoError(t, err)
 	assert.Equal(t, "H200", s.theory.gpu.Name)
+	f := flag.NewFlagSet("perf", flag.ContinueOnError)
+	s = register(f)
+	require.NoError(t, f.Parse([]string{"-theory-model=/home/me/models/mine"}))
+	assert.Equal(t, []string{"-theory-model=mine"}, s.lines(f), "a result is made to be passed on: it records no folder")
 	s, err = parse()
 	require.NoError(t, err)
 	assert.Nil(t, s.theory)
