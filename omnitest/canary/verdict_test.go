@@ -49,9 +49,13 @@ func TestVerdict(t *testing.T) {
 		{"CPU over it", text, func(e *metrics.ClientError) { e.CPUShare = of(.834) }, metrics.ClientInvalid, []string{"CPU: 83.4 % of the cores, limit 70 %"}},
 		{"coalesced at its limit", text, func(e *metrics.ClientError) { e.Coalesced = of(.01) }, metrics.ClientValid, nil},
 		{"coalesced over it", text, func(e *metrics.ClientError) { e.Coalesced = of(.03) }, metrics.ClientInvalid,
-			[]string{"coalesced: 3 % of the reads brought two or more events of one stream, limit 1 %"}},
+			[]string{"coalesced: 3 % of the reads brought two or more events of one stream, limit 1 %; the canary was read in time, so the server, or what is before it, may have sent them at once"}},
+		{"coalesced, and late", text, func(e *metrics.ClientError) {
+			e.Event, e.Coalesced = describe(evenly(400, .1, 20, 35), ""), of(.03)
+		}, metrics.ClientInvalid, []string{"events: p99 35 ms, limit 1 ms (5 % of the median ITL 20 ms)",
+			"coalesced: 3 % of the reads brought two or more events of one stream, limit 1 %"}},
 		{"two at once", text, func(e *metrics.ClientError) { e.CPUShare, e.Coalesced = of(.9), of(.5) }, metrics.ClientInvalid,
-			[]string{"CPU: 90 % of the cores, limit 70 %", "coalesced: 50 % of the reads brought two or more events of one stream, limit 1 %"}},
+			[]string{"CPU: 90 % of the cores, limit 70 %", "coalesced: 50 % of the reads brought two or more events of one stream, limit 1 %; the canary was read in time, so the server, or what is before it, may have sent them at once"}},
 
 		{"short", text, func(e *metrics.ClientError) { e.Event = describe(evenly(100, .1, 0, 0), "") }, metrics.ClientUnknown,
 			[]string{"events: max 0.1 ms of 100, limit 1 ms (5 % of the median ITL 20 ms), p99 needs 368: a run of 3.7 s"}},
@@ -111,6 +115,22 @@ func TestDispatch(t *testing.T) {
 	assert.Equal(t, metrics.Absent("a closed loop has no schedule for the first call of a lane, and there was no second one"), dispatch(wave).Max)
 	wave.Plan.Arrivals = load.Burst{}
 	assert.Equal(t, metrics.Of(1), dispatch(wave).Max)
+}
+
+// A server that sends two events at a time has a median ITL of 0. The limit of the client is not 0 for that.
+func TestYardstickOfBursts(t *testing.T) {
+	stream := func(at ...time.Duration) metrics.Sample {
+		s := metrics.Sample{OutputTokens: len(at)}
+		s.Exchange.Status = 200
+		for _, at := range at {
+			s.Exchange.Events = append(s.Exchange.Events, api.Event{At: at * time.Millisecond, Has: api.HasChoices | api.HasText})
+			s.Exchange.End = at * time.Millisecond
+		}
+		return s
+	}
+	assert.Equal(t, metrics.Of(10), expected([]metrics.Sample{stream(50, 60, 70, 80)}).itl)
+	assert.Equal(t, metrics.Of(20), expected([]metrics.Sample{stream(50, 50, 70, 70, 90, 90)}).itl)
+	assert.Equal(t, metrics.Absent("each answer came in one read"), expected([]metrics.Sample{stream(90, 90, 90)}).itl)
 }
 
 func TestCoalesced(t *testing.T) {
