@@ -71,6 +71,8 @@ func TestBadFlags(t *testing.T) {
 	}
 	_, err := parse("-max-concurrency=1,8", "-num-prompts=4")
 	assert.EqualError(t, err, "-num-prompts=4: -max-concurrency=8 cannot be held with so few")
+	_, err = parse("-num-prompts=1")
+	assert.EqualError(t, err, "-num-prompts=1: -max-concurrency=4 cannot be held with so few", "also where the plan itself says the concurrency")
 	_, err = parse("-max-concurrency=8", "-num-prompts=4", "-request-rate=2")
 	assert.NoError(t, err, "an open loop holds no concurrency")
 }

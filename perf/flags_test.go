@@ -147,7 +147,7 @@ func (s *settings) check(f *flag.FlagSet) error {
 		bad("%w", err)
 	}
 	// A concurrency that the requests cannot hold would be reported as one that it never was.
-	if most := slices.Max(append(s.concurrency.values, 1)); s.prompts > 0 && s.prompts < most && s.closed() {
+	if most := slices.Max(append(s.concurrencies(), 1)); s.prompts > 0 && s.prompts < most && s.closed() {
 		bad("-num-prompts=%d: -max-concurrency=%d cannot be held with so few", s.prompts, most)
 	}
 	if !s.given["seed"] {

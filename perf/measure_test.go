@@ -140,7 +140,7 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 	}
 	for i := range samples {
 		s := &samples[i]
-		s.Abandoned = run.Calls[i].State == load.Abandoned
+		s.Abandoned = run.Calls[i].Leaving && run.Calls[i].State != load.Failed
 		if s.Err = run.Calls[i].Err; s.Err != nil || s.Abandoned {
 			continue
 		}

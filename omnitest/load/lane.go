@@ -110,6 +110,7 @@ func (l *lane[T]) call(c *slot[T], turn Turn[T]) {
 	defer cancel()
 	var leave context.CancelCauseFunc
 	if p.plan.abandons(c.Index) {
+		c.Leaving = true
 		own, leave = context.WithCancelCause(own)
 		defer leave(nil)
 	}

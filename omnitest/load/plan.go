@@ -31,8 +31,8 @@ type Plan struct {
 }
 
 // Cancel makes users leave: each measured call is chosen with probability Rate, and its context is cancelled Delay after it was
-// sent. What ends by that is Abandoned, which is no failure; a call that was faster is what it would have been. The choice depends
-// on Seed and the call's index alone.
+// sent. What ends by that is Abandoned, which is no failure; a call that was faster is OK. Both are marked
+// Call.Leaving, as latencies must leave out both. The choice depends on Seed and the call's index alone.
 type Cancel struct {
 	Rate  float64       // 0 to 1
 	Delay time.Duration // after Call.Sent

@@ -38,6 +38,9 @@ type Call struct {
 	End   time.Duration // just after it returned; of a stuck call, when it was given up
 	State State
 	Err   error // nil only for OK, Skipped and NotSent
+	// Leaving: chosen by Plan.Cancel. Latencies of a run leave all of these out, also those that ended in time: of the chosen only the
+	// fast ones do, and with them the rest would look faster than it is.
+	Leaving bool
 }
 
 // Late is the client's own error: how long after it could have been sent the call was sent.

@@ -252,3 +252,31 @@ func TestASlowReaderHoldsUpTheServer(t *testing.T) {
 	assert.LessOrEqual(t, seen, 1)
 	assert.Less(t, <-wrote, events, "the server wrote all of it to a client that read one event")
 }
+
+// Half of the calls take 0.5 s, half 2 s, and half of all are chosen to leave after 1 s. Of the chosen only the fast ones are OK: a mean
+// over all that are OK is 0.3 s too good, one without the chosen is right.
+func TestLeavingCallsAreMarkedWhetherTheyLeftOrNot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		plan := load.Plan{Concurrency: 8, Requests: 4000, Cancel: load.Cancel{Rate: 0.5, Delay: time.Second}}
+		r, err := load.Run(t.Context(), plan, func(ctx context.Context, i int) error {
+			return nap(ctx, []time.Duration{500 * time.Millisecond, 2 * time.Second}[i%2])
+		})
+		require.NoError(t, err)
+		mean := func(take func(load.Call) bool) float64 {
+			sum, n := 0.0, 0.0
+			for _, c := range r.Calls {
+				if take(c) {
+					sum, n = sum+(c.End-c.Sent).Seconds(), n+1
+				}
+			}
+			return sum / n
+		}
+		assert.InDelta(t, 1.0, mean(func(c load.Call) bool { return c.State == load.OK }), 0.05)
+		assert.InDelta(t, 1.25, mean(func(c load.Call) bool { return !c.Leaving }), 0.05)
+		for _, c := range r.Calls {
+			if c.State == load.Abandoned {
+				require.True(t, c.Leaving)
+			}
+		}
+	})
+}

@@ -28,7 +28,7 @@ type Sample struct {
 	Stages map[string]float64
 
 	Err       error // nil: the request succeeded
-	Abandoned bool  // its user left as planned (load.Abandoned): no failure, and in no figure
+	Abandoned bool  // its user was chosen to leave (load.Call.Leaving), and left or was served first: no failure, and in no figure
 }
 
 var errNoAnswer = errors.New("metrics: neither an answer nor an error")
