@@ -97,7 +97,7 @@ func handoffTable(b *strings.Builder, r Result) {
 	for _, w := range r.Handoff {
 		for _, v := range w.Verdicts {
 			if v.Verdict != "proven" {
-				fmt.Fprintf(b, "- %s: %s: %s: %s\n", clean(w.Name), clean(v.Name), v.Verdict, clean(strings.Join(v.Reasons, "; ")))
+				fmt.Fprintf(b, "- %s: %s: %s: %s\n", clean(w.Name), clean(v.Name), clean(v.Verdict), clean(strings.Join(v.Reasons, "; ")))
 			}
 		}
 	}

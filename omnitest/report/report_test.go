@@ -96,9 +96,61 @@ Definitions: profile vllm. Rates are over the whole duration, tokens/s counts ou
 - mean TPOT (s) not measured in 1 row: the answer was not streamed
 - tokens/s not measured in 1 row: the answers did not tell their output tokens
 - conc=2: INVALID-CLIENT, its figures say more about the client than about the server: event lateness p99 4.1 ms, limit 1 ms (5 % of the median ITL)
-- conc=2: 2 of 10 calls not sent: context canceled \| <html>
+- conc=2: 2 of 10 calls not sent: context canceled \| &lt;html>
 `
 	assert.Empty(t, cmp.Diff(want, report.Table(example())))
+}
+
+// Foreign text is one cell, one line and no HTML in the tables, whatever it holds.
+func TestForeignTextStaysInItsCell(t *testing.T) {
+	const evil = "a|b\\|c\n| d | <img src=x onerror=alert(1)>\r\n## head, \"q\""
+	before, r := report.Table(example()), example()
+	r.Handoff = []report.Window{{Name: evil, Verdicts: []report.Verdict{{Name: evil, Verdict: evil, Reasons: []string{evil}}}}}
+	r.Target = evil
+	for i := range r.Rows {
+		row := &r.Rows[i]
+		row.Name, row.OutputSize, row.Summary.Profile, row.Errors = evil, evil, evil, []string{evil}
+		row.Client.Verdict, row.Summary.RequestRate = evil, metrics.Absent(evil)
+		row.Theory = &report.Theory{Source: evil, Absent: evil, Notes: []string{evil}}
+	}
+	table := report.Table(r)
+	assert.NotContains(t, table, "<")
+	assert.Contains(t, table, "| a\\|b\\\\\\|c \\| d \\| &lt;img src=x onerror=alert(1)> ## head, \"q\" |")
+	heads := func(s string) (n int) {
+		for line := range strings.Lines(s) {
+			if strings.HasPrefix(line, "## ") {
+				n++
+			}
+		}
+		return n
+	}
+	assert.Equal(t, heads(before)+1, heads(table), "the handoff's and none from the text")
+	columns := 0 // as GitHub splits a line: a backslash takes the next sign along
+	for line := range strings.Lines(table) {
+		if !strings.HasPrefix(line, "|") {
+			columns = 0
+			continue
+		}
+		n := 0
+		for i := 0; i < len(line); i++ {
+			switch line[i] {
+			case '\\':
+				i++
+			case '|':
+				n++
+			}
+		}
+		if columns == 0 {
+			columns = n
+		}
+		assert.Equal(t, columns, n, line)
+	}
+
+	text := report.CSV(r)
+	assert.Equal(t, 1+len(r.Rows), strings.Count(text, "\n"), "a line a row")
+	lines, err := csv.NewReader(strings.NewReader(text)).ReadAll()
+	require.NoError(t, err)
+	assert.Equal(t, `a|b\|c | d | <img src=x onerror=alert(1)> ## head, "q"`, lines[1][0])
 }
 
 // A verdict that was asked of some rows only: those of the others are not missing. A cap that holds the schedule back is told.

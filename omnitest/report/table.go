@@ -218,7 +218,8 @@ func notes(rows []Row) []string {
 }
 
 // CSV is the result with one line per row and every column, for spreadsheets and data frames. Figures have full
-// precision; a cell is empty where nothing was measured.
+// precision; a cell is empty where nothing was measured. Line breaks in foreign text become spaces; its other signs stay as they
+// are, in quotes where CSV needs them.
 func CSV(r Result) string {
 	var b strings.Builder
 	w := csv.NewWriter(&b)
@@ -238,6 +239,9 @@ func CSV(r Result) string {
 				cell = strconv.FormatFloat(v, 'g', -1, 64)
 			}
 			cells = append(cells, cell)
+		}
+		for i := range cells {
+			cells[i] = strings.Join(strings.Fields(cells[i]), " ")
 		}
 		_ = w.Write(cells)
 	}
@@ -275,11 +279,8 @@ func figure(v float64) string {
 	return strconv.FormatFloat(v, 'f', max(0, min(digits, 12)), 64)
 }
 
-// clean keeps foreign text (an engine's HTML error page) from breaking the table.
-func clean(s string) string {
-	s = strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "|", `\|`)
-	if r := []rune(s); len(r) > 400 {
-		return string(r[:400]) + "..."
-	}
-	return s
-}
+// escaped keeps the signs of foreign text from being read as Markdown: a cell's end, or the tag of a page that renders the table.
+var escaped = strings.NewReplacer(`\`, `\\`, "|", `\|`, "<", "&lt;")
+
+// clean makes one short line of foreign text (an engine's HTML error page) that neither breaks a table nor is HTML.
+func clean(s string) string { return escaped.Replace(plain(s)) }

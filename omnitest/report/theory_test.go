@@ -38,11 +38,11 @@ func TestTheoryBesideMeasurement(t *testing.T) {
 
 | row | figure | predicted | measured | measured / predicted | unit | why | source |
 | --- | --- | ---: | ---: | ---: | --- | --- | --- |
-| batch=1/prompt=512 | denoise | 0.1000 | 0.1300 | 1.300 | s | off by +30 %, the GPU was busy for 42 % of the time: the host did not launch work fast enough | <b>mine</b>\|model on H200 |
-| batch=1/prompt=512 | total | 1.000 | 1.100 | 1.100 | s |  | <b>mine</b>\|model on H200 |
-| batch=1/prompt=512 | memory | 10.00 | not measured | none | GB | not measured: no NVIDIA driver | <b>mine</b>\|model on H200 |
+| batch=1/prompt=512 | denoise | 0.1000 | 0.1300 | 1.300 | s | off by +30 %, the GPU was busy for 42 % of the time: the host did not launch work fast enough | &lt;b>mine&lt;/b>\|model on H200 |
+| batch=1/prompt=512 | total | 1.000 | 1.100 | 1.100 | s |  | &lt;b>mine&lt;/b>\|model on H200 |
+| batch=1/prompt=512 | memory | 10.00 | not measured | none | GB | not measured: no NVIDIA driver | &lt;b>mine&lt;/b>\|model on H200 |
 
-- assumed: 50 denoising steps <the default>
+- assumed: 50 denoising steps &lt;the default>
 `)
 	page := html(t, r)
 	assert.Contains(t, page, "&lt;b&gt;mine&lt;/b&gt;|model on H200")
