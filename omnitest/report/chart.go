@@ -19,6 +19,8 @@ type Chart struct {
 	CDF     bool // distribution functions: Y is a share
 	Lines   []Line
 	Missing []string // what is not drawn, and why
+
+	rowless bool // no row of the result could ever have a point here
 }
 
 // Axis names a quantity and its unit, "throughput" and "req/s".
@@ -71,7 +73,8 @@ func latency(dist func(Row) metrics.Dist, per float64) []what {
 }
 
 // Charts are the pictures of a result. Those that were asked for (throughput and latency over concurrency, throughput and
-// memory over batch size) are always among them; without rows to draw they say so. Others come where there is data.
+// memory over batch size) are always among them; without rows to draw they say so (a page says it once). Others come where there
+// is data.
 func Charts(r Result) []Chart {
 	conc := sweep{rows: pick(r, Online, func(row Row) bool { return row.Concurrency > 0 && row.Load.Rate == 0 }), axis: Axis{Name: "concurrency", Unit: "requests"},
 		x: func(row Row) float64 { return float64(row.Concurrency) }, none: "no online row at a concurrency"}
@@ -131,7 +134,7 @@ func pick(r Result, mode Mode, keep func(Row) bool) []Row {
 func (s sweep) chart(id, title string, y Axis, quantities []what) Chart {
 	c := Chart{ID: id, Title: title, X: s.axis, Y: y}
 	if len(s.rows) == 0 {
-		c.Missing = []string{s.none + ": nothing to draw"}
+		c.Missing, c.rowless = []string{s.none + ": nothing to draw"}, true
 		return c
 	}
 	tasks := taskLabels(s.rows)

@@ -2,6 +2,7 @@ package report_test
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,7 +74,8 @@ func TestLinesOfASweep(t *testing.T) {
 	assert.Equal(t, 2, strings.Count(path[1], "M"), "two parts with the gap between them: %s", path[1])
 }
 
-// The pictures that were asked for are there also where nothing can be drawn, and say why.
+// The pictures that were asked for are in every list of charts, and say why nothing can be drawn. A page says that once for a
+// section that no row could have a point in, and draws no empty boxes.
 func TestAskedChartsAreAlwaysThere(t *testing.T) {
 	for id, want := range map[string]string{
 		"throughput-concurrency": "no online row at a concurrency: nothing to draw", "latency-concurrency": "no online row at a concurrency: nothing to draw",
@@ -82,8 +84,27 @@ func TestAskedChartsAreAlwaysThere(t *testing.T) {
 		c := chart(t, report.Result{Target: "x"}, id)
 		assert.Empty(t, c.Lines)
 		assert.Equal(t, []string{want}, c.Missing)
-		assert.Contains(t, section(t, html(t, report.Result{Target: "x"}), id), "Nothing to draw.")
 	}
+
+	const noBatch, noConc = `<p class="note">Over batch size: no offline row with a batch size: nothing to draw.</p>`, `<p class="note">Over concurrency: no online row at a concurrency: nothing to draw.</p>`
+	only := func(mode report.Mode) string {
+		r := demo()
+		r.Rows = slices.DeleteFunc(r.Rows, func(row report.Row) bool { return row.Mode != mode })
+		return html(t, r)
+	}
+	page := only(report.Online)
+	assert.Equal(t, 1, strings.Count(page, noBatch))
+	for _, never := range []string{"<h2>Over batch size</h2>", `id="throughput-batch"`, "Nothing to draw.", noConc} {
+		assert.NotContains(t, page, never)
+	}
+	page = only(report.Offline)
+	assert.Equal(t, 1, strings.Count(page, noConc))
+	assert.NotContains(t, page, "<h2>Over concurrency</h2>")
+	assert.NotContains(t, page, noBatch)
+	assert.Contains(t, section(t, page, "rss-batch"), "Nothing to draw.", "rows there are: the box says why they have no point")
+	page = html(t, demo())
+	assert.NotContains(t, page, noBatch)
+	assert.NotContains(t, page, noConc)
 }
 
 // Rows are told apart by as few words as that needs.

@@ -36,7 +36,8 @@ type page struct {
 	Tiles            []tile
 	Tables           []table
 	Groups           []chartGroup
-	Latencies        []table // long: folded
+	NoCharts         []string // groups that no row could have a point in, a line each
+	Latencies        []table  // long: folded
 	Stages           *stagesFigure
 	Details          []detail
 	Ends             []table
@@ -52,6 +53,9 @@ type table struct {
 	Rows             []tableRow
 	Notes            []string
 }
+
+// Dense tables have so many columns that a window of 1200 px shows them all only in small print.
+func (t table) Dense() bool { return len(t.Head) > 12 }
 
 type tableRow struct {
 	Invalid bool
@@ -112,6 +116,12 @@ func (r Result) page() page {
 			to = 2
 		case c.CDF:
 			to = 3
+		}
+		if c.rowless {
+			if line := groups[to].Title + ": " + c.Missing[0]; !slices.Contains(p.NoCharts, line) {
+				p.NoCharts = append(p.NoCharts, line)
+			}
+			continue
 		}
 		groups[to].Charts = append(groups[to].Charts, c.drawn())
 	}

@@ -165,6 +165,26 @@ func TestTiles(t *testing.T) {
 	}
 }
 
+// A table with the columns of a full record is set small and inside a box that scrolls and shows that it does: none of its
+// columns is cut off unseen.
+func TestWideTablesAreWhole(t *testing.T) {
+	page := html(t, demo())
+	tables := regexp.MustCompile(`(?s)(.{20})<table([^>]*)>(.*?)</thead>`).FindAllStringSubmatch(page, -1)
+	require.NotEmpty(t, tables)
+	dense := 0
+	for _, m := range tables {
+		assert.Equal(t, `<div class="scroll">`, m[1])
+		wide := strings.Count(m[3], "<th")-1 > 12 // thead apart
+		assert.Equal(t, wide, m[2] == ` class="dense"`, m[3])
+		if wide {
+			dense++
+		}
+	}
+	assert.Equal(t, 2, dense, "offline and online")
+	assert.Contains(t, page, ".scroll { overflow-x: auto;")
+	assert.Contains(t, page, "linear-gradient(to left, var(--axis), transparent) right / 12px 100% no-repeat scroll", "a shadow at the edge behind which there is more")
+}
+
 // Whatever an engine writes into a name or an error stays text.
 func TestForeignTextStaysText(t *testing.T) {
 	r := demo()
