@@ -25,7 +25,7 @@ func Write(dir string, r Result) (Paths, error) {
 		r.Environment = Here()
 	}
 	r.Provenance = r.Provenance.filled()
-	if err := r.check(); err != nil {
+	if err := r.Check(); err != nil {
 		return Paths{}, fmt.Errorf("report: result refused: %w", err)
 	}
 	doc, err := json.MarshalIndent(r, "", "  ")
@@ -71,6 +71,9 @@ func replace(path string, data []byte) error {
 	return os.Rename(tmp.Name(), path)
 }
 
+// ErrNoSchema is Read's error for a JSON file that says no schema: it may be another tool's, see Import.
+var ErrNoSchema = fmt.Errorf("schema \"\", want %q", Schema)
+
 // Read gives back a document. The schema must be ours and no newer major version; fields that this version does not know
 // are ignored, as a newer minor writer may add some.
 func Read(path string) (Result, error) {
@@ -95,6 +98,9 @@ func Read(path string) (Result, error) {
 }
 
 func known(schema string) error {
+	if schema == "" {
+		return ErrNoSchema
+	}
 	name, ours, _ := strings.Cut(Schema, "/v")
 	theirName, theirs, found := strings.Cut(schema, "/v")
 	major, _, _ := strings.Cut(theirs, ".")

@@ -52,7 +52,7 @@ func Import(path string) (Result, []Mapped, error) {
 	case has("benchmarks", "metadata"):
 		r, m, err = importGuideLLM(raw)
 	default:
-		err = errors.New("no file of vllm bench serve (completed, mean_ttft_ms), aiperf (aiperf_version, request_latency) or guidellm (metadata, benchmarks)")
+		err = errors.New("no document of omnitest (schema) and no file of vllm bench serve (completed, mean_ttft_ms), aiperf (aiperf_version, request_latency) or guidellm (metadata, benchmarks)")
 	}
 	if err != nil {
 		return Result{}, nil, fmt.Errorf("report: %s: %w", path, err)

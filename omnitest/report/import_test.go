@@ -225,7 +225,7 @@ func TestImportRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		`[]`:                               "is no result file: json: cannot unmarshal array",
 		`{"schema":"x"}`:                   "is a document of omnitest, if any: read it with Read",
-		`{"completed":1}`:                  "no file of vllm bench serve (completed, mean_ttft_ms), aiperf (aiperf_version, request_latency) or guidellm (metadata, benchmarks)",
+		`{"completed":1}`:                  "no document of omnitest (schema) and no file of vllm bench serve (completed, mean_ttft_ms), aiperf (aiperf_version, request_latency) or guidellm (metadata, benchmarks)",
 		`{"completed":1,"mean_ttft_ms":1}`: "no duration: rates cannot be checked",
 		`{"completed":2,"mean_ttft_ms":1,"duration":1,"num_prompts":1}`:                                            "2 of 1 prompts completed",
 		`{"completed":2,"mean_ttft_ms":1,"duration":1,"ttfts":[1,2],"itls":[[]]}`:                                  "details of different lengths: 2 ttfts, 1 itls, 0 output_lens, 0 input_lens",

@@ -133,8 +133,9 @@ func (r Row) cpuCores() metrics.Value {
 	return metrics.Of(r.Hardware.Total.CPUSeconds / r.Hardware.WallS)
 }
 
-// check refuses a document that would mislead its reader.
-func (r Result) check() error {
+// Check refuses a document that would mislead its reader: no target, a simulated stage that is not said, requests unaccounted for.
+// Write asks it, Read does not: a document that was edited since can still be shown, with a warning.
+func (r Result) Check() error {
 	var all []error
 	if strings.TrimSpace(r.Target) == "" {
 		all = append(all, errors.New("no target: figures must say what they were measured on"))

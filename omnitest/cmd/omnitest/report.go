@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,12 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/omnitest/suite/omnitest/report"
 	"github.com/omnitest/suite/omnitest/report/plot"
 )
 
 type reportCommand struct {
-	File string `arg:"" help:"result.json, or the result file of vllm bench serve, aiperf or guidellm."`
+	File string `arg:"" help:"result.json or its folder, or the result file of vllm bench serve, aiperf or guidellm."`
 
 	Out   string `short:"o" help:"Write the page there; unset: report.html beside the file." placeholder:"FILE"`
 	PNG   string `name:"png" help:"Write the charts there too, as PNG and SVG." placeholder:"FOLDER"`
@@ -22,16 +23,26 @@ type reportCommand struct {
 	Table bool   `help:"Print the record as Markdown."`
 }
 
-// Run reads one document and makes the views of it. Of another tool's file it prints which of its names became what.
-func (c *reportCommand) Run(_ context.Context, out io.Writer) error {
+// Run reads one document and makes the views of it. Of another tool's file it prints which of its names became what. A document that
+// report.Write would refuse, because it was edited, is shown with a warning.
+func (c *reportCommand) Run(out io.Writer, k *kong.Context) error {
+	if info, err := os.Stat(c.File); err == nil && info.IsDir() {
+		c.File = filepath.Join(c.File, "result.json")
+	}
 	r, err := report.Read(c.File)
-	if err != nil {
-		imported, mapping, other := report.Import(c.File)
-		if other != nil {
-			return errors.Join(err, other)
+	if errors.Is(err, report.ErrNoSchema) {
+		var mapping []report.Mapped
+		if r, mapping, err = report.Import(c.File); err == nil {
+			fmt.Fprintf(out, "%s: a file of %s\n\n%s\n", c.File, r.Provenance.Tool, report.MappingText(mapping))
 		}
-		r = imported
-		fmt.Fprintf(out, "%s: a file of %s\n\n%s\n", c.File, r.Provenance.Tool, report.MappingText(mapping))
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.Check(); err != nil {
+		for line := range strings.Lines(err.Error()) {
+			fmt.Fprintf(k.Stderr, "omnitest: warning: %s: %s\n", c.File, strings.TrimSuffix(line, "\n"))
+		}
 	}
 	page, err := report.HTML(r)
 	if err != nil {
