@@ -14,13 +14,13 @@ import (
 )
 
 type theoryCommand struct {
-	Model  string             `required:"" help:"A folder with config.json or model_index.json, or the name of a built-in model; 'list' lists those." placeholder:"DIR|NAME"`
-	GPU    string             `name:"gpu" required:"" help:"Name from the table of GPUs; 'list' lists it. Any other name with --tflops, --bandwidth and --memory." placeholder:"NAME"`
+	Model  string             `help:"A folder with config.json or model_index.json, or the name of a built-in model; 'list' lists those." placeholder:"DIR|NAME"`
+	GPU    string             `name:"gpu" help:"Name from the table of GPUs; 'list' lists it. Any other name with --tflops, --bandwidth and --memory." placeholder:"NAME"`
 	TFLOPS float64            `name:"tflops" help:"Dense bf16 TFLOPS of a GPU that is not in the table."`
 	Band   float64            `name:"bandwidth" help:"Its memory bandwidth in GB/s."`
 	Memory float64            `help:"Its memory in GiB."`
 	Batch  []int              `default:"1" help:"Requests that run together; the first is shown in detail." placeholder:"N,..."`
-	Out    string             `help:"What to make: WxH pixels (unset: 1376x768), or tokens of a language model." placeholder:"WxH|TOKENS"`
+	Out    string             `help:"What to make: WxH pixels (unset: 1376x768), or tokens of a language model (unset: 128)." placeholder:"WxH|TOKENS"`
 	Prompt int                `default:"512" help:"Tokens of the prompt."`
 	Steps  int                `help:"Denoising steps; unset: 50."`
 	CFG    bool               `name:"cfg" help:"True classifier-free guidance: two forwards a step."`
@@ -29,6 +29,22 @@ type theoryCommand struct {
 	KVType string             `name:"kv-dtype" help:"Element of the KV cache; unset: as the weights." placeholder:"NAME"`
 	TP     int                `name:"tp" default:"1" help:"GPUs that share each layer (tensor parallel)."`
 	Eff    map[string]float64 `name:"fraction" help:"Achieved fraction of the roofline by stage, fitted on a measurement; 'all' for the others. Unset: 1, the bound." placeholder:"STAGE=X;..."`
+}
+
+// answerTokens is what a language model makes where --out does not say it: the decode stage needs more than one token to show.
+const answerTokens = 128
+
+// Validate refuses a command line that names no model or no GPU. To list the ones it wants only the other.
+func (c *theoryCommand) Validate() error {
+	switch {
+	case c.Model == "list" || c.GPU == "list":
+		return nil
+	case c.Model == "":
+		return errors.New("missing flags: --model=DIR|NAME; --model=list lists the built-in ones")
+	case c.GPU == "":
+		return errors.New("missing flags: --gpu=NAME; --gpu=list lists the table of GPUs")
+	}
+	return nil
 }
 
 // Run prints the table; it runs no model and asks no GPU.
@@ -65,6 +81,7 @@ func (c *theoryCommand) Run(out io.Writer) error {
 func (c *theoryCommand) request(m *theory.Model) (theory.Request, error) {
 	r := theory.Request{Prompt: c.Prompt, Steps: c.Steps, CFG: c.CFG}
 	if m.DiT == nil {
+		r.Output = answerTokens
 		if c.Out != "" {
 			if _, err := fmt.Sscanf(c.Out, "%d", &r.Output); err != nil || strings.ContainsAny(c.Out, "xX") {
 				return r, fmt.Errorf("--out %q: a language model makes tokens, a number is needed", c.Out)
@@ -126,18 +143,21 @@ func modelFiles(name string) (theory.Files, error) {
 	return files, nil
 }
 
+// list prints what was asked for: models, GPUs or both.
 func (c *theoryCommand) list(out io.Writer) error {
-	for _, name := range theory.BuiltinNames() {
-		if _, err := fmt.Fprintln(out, "model", name); err != nil {
-			return err
+	var lines []string
+	if c.Model == "list" {
+		for _, name := range theory.BuiltinNames() {
+			lines = append(lines, "model "+name+"\n")
 		}
 	}
-	for _, g := range theory.GPUs() {
-		if _, err := fmt.Fprintf(out, "gpu   %-13s %s\n", g.Name, g.Source); err != nil {
-			return err
+	if c.GPU == "list" {
+		for _, g := range theory.GPUs() {
+			lines = append(lines, fmt.Sprintf("gpu   %-13s %s\n", g.Name, g.Source))
 		}
 	}
-	return nil
+	_, err := io.WriteString(out, strings.Join(lines, ""))
+	return err
 }
 
 // longFlags lets theory's flags also be written with one dash, as in "omnitest theory -model qwen-image -gpu H100 -batch 1,2,4 -out 1376x768".

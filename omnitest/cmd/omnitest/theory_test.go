@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -50,6 +51,25 @@ func TestTheory(t *testing.T) {
 	assert.Contains(t, out, "model qwen-image-edit\n")
 	assert.Contains(t, out, "gpu   B200          NVIDIA DGX B200 data sheet")
 
+	status, out, errs = command(t, nil, "theory", "--model", "list")
+	require.Zero(t, status, errs)
+	assert.Contains(t, out, "model qwen-image-edit\n")
+	assert.NotContains(t, out, "gpu ")
+	status, out, errs = command(t, nil, "theory", "--gpu", "list")
+	require.Zero(t, status, errs)
+	assert.Contains(t, out, "gpu   B200 ")
+	assert.NotContains(t, out, "model ")
+
+	// without --out a language model makes 128 tokens
+	qwen := []string{"theory", "--model", "qwen3-8b", "--gpu", "H100"}
+	_, unset, _ := command(t, nil, qwen...)
+	_, said, _ := command(t, nil, append(qwen, "--out", "128")...)
+	_, other, _ := command(t, nil, append(qwen, "--out", "127")...)
+	assert.Equal(t, said, unset)
+	assert.NotEqual(t, other, unset)
+	_, out, _ = command(t, nil, "theory", "--help")
+	assert.Contains(t, strings.Join(strings.Fields(out), " "), "tokens of a language model (unset: 128).")
+
 	for want, args := range map[string][]string{
 		`no built-in model is called "none"`:                                                          {"--model", "none", "--gpu", "H100"},
 		`no GPU "TPU" is in the table`:                                                                {"--model", "qwen3-8b", "--gpu", "TPU"},
@@ -59,7 +79,8 @@ func TestTheory(t *testing.T) {
 		`--image: "big" is no size`:                                                                   {"--model", "qwen-image-edit", "--gpu", "H100", "--out", "64x64", "--image", "big"},
 		`a batch of -1 was asked for`:                                                                 {"--model", "qwen3-8b", "--gpu", "H100", "--batch=-1"},
 		`cannot estimate a pipeline on several GPUs because its files do not say how the transformer`: {"--model", "qwen-image", "--gpu", "H100", "--out", "64x64", "--tp", "2"},
-		`--model`: {"--gpu", "H100"},
+		`missing flags: --model=DIR|NAME; --model=list lists the built-in ones`:                       {"--gpu", "H100"},
+		`missing flags: --gpu=NAME; --gpu=list lists the table of GPUs`:                               {"--model", "qwen3-8b"},
 	} {
 		status, _, errs := command(t, nil, append([]string{"theory"}, args...)...)
 		assert.NotZero(t, status, want)
