@@ -22,6 +22,10 @@ var caught = []struct {
 	tests string   // regexp for -test.run
 	says  []string // each must stand in the output
 }{
+	// The longest come first: they wait for leases of 30 s and for a limit.
+	{"decode.recompute=chat", "TestGateOfOneInMany$", []string{"1 handoff-proven: decode used the KV cache that prefill computed: refuted: decode computed"}},
+	{"decode.recompute=long", "TestGateOfOneInMany$", []string{"1 handoff-proven: decode used the KV cache that prefill computed: refuted: decode computed"}},
+	{"dit.stall", "TestSameSeedSamePixels", []string{"deadline", "dit no answer"}},
 	{"proxy.drop-ticket", "TestHandoffProven$", []string{"refuted: ", "ticket was sent by prefill at +", "never forwarded by proxy", "decode computed"}},
 	{"proxy.cross-tickets", "TestHandoffProven$", []string{"refuted: ", "decode was given the ticket of request", "to another request"}},
 	{"prefill.zero-blocks", "TestHandoffProven$", []string{"refuted: ", "garbage, one character over and over: zeroed or missing blocks?"}},
@@ -37,8 +41,6 @@ var caught = []struct {
 	{"decode.truncate-stream", "TestHandoffProven$", []string{"truncated: ", "finish_reason", "[DONE]", "decode 200"}},
 	{"decode.error-in-200", "TestStreamEqualsWhole", []string{"error inside a 200 answer", "decode 200", "200 with an error inside"}},
 	{"decode.drift", "TestLongAnswersDoNotDrift$", []string{"divergence-onset", "from tokens 64..79 on", "answers and blocks part"}},
-	{"decode.recompute=chat", "TestGateOfOneInMany$", []string{"1 handoff-proven: decode used the KV cache that prefill computed: refuted: decode computed"}},
-	{"decode.recompute=long", "TestGateOfOneInMany$", []string{"1 handoff-proven: decode used the KV cache that prefill computed: refuted: decode computed"}},
 	{"decode.leak-slowly", "TestGateOfOneInMany$", []string{"5 nothing-kept: no request leaves a KV block behind: refuted: blocks stayed behind since the beginning", "decode did not release its KV blocks within"}},
 	{"proxy.cache-answers", "TestGateOfOneInMany$", []string{"refuted: 4 identical requests were answered, and decode finished 3"}},
 	{"dit.short-prompt", "TestGateOfOneInMany$", []string{"16 plan-read-whole: the picture shows the end of its plan: refuted: two plans of", "give the very same picture"}},
@@ -69,7 +71,6 @@ var caught = []struct {
 	{"dit.truncated-audio", "TestMixedAnswer", []string{"wrong duration: "}},
 	{"dit.mixed-order", "TestMixedAnswer", []string{"the answer holds image, text, audio; want text, image, audio, in this order"}},
 	{"proxy.truncate-speech", "TestSpeechThroughProxy/(whole|raw|chunks)", []string{"the proxy changed the sound: 16384 bytes at the entry, "}},
-	{"dit.stall", "TestSameSeedSamePixels", []string{"deadline", "dit no answer"}},
 }
 
 // TestEveryFaultIsCaught runs this test binary again for every fault, the way a person would: with OMNITEST_REF_FAULTS set.

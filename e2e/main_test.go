@@ -10,7 +10,10 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"flag"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -23,7 +26,14 @@ import (
 	"github.com/omnitest/suite/omnitest/stack"
 )
 
-func TestMain(m *testing.M) { omnitest.Main(m) }
+func TestMain(m *testing.M) {
+	// What runs side by side here is the table of faults, whose rows wait for leases and limits more than they compute. A -parallel
+	// of the command line comes later and wins.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
+	omnitest.Main(m)
+}
 
 // limit is how long one request may take before it counts as hung: real engines compile kernels inside the first request
 // of a shape (vLLM-Omni 0.26 took up to 16 s), the reference stack needs a fraction of a second unless it was told to be slow.
