@@ -207,8 +207,8 @@ func (m *Meter) window() Window {
 		if pid := m.roots[stage]; pid != 0 {
 			s = m.trees[pid].series()
 		}
-		if s.Absent == "" && w.WallS > 0 {
-			s.MeanCores = metrics.Of(s.CPUSeconds / w.WallS)
+		if s.Absent == "" {
+			s.MeanCores = cores(s.CPUSeconds, w.WallS)
 		}
 		if m.gpus != nil {
 			s.GPU = m.gpus.stage(stage)
@@ -235,6 +235,17 @@ func (m *Meter) window() Window {
 			w.Total.Ended = t.ended
 		}
 	}
-	w.Total.MeanCores = metrics.Of(w.Total.CPUSeconds / w.WallS)
+	w.Total.MeanCores = cores(w.Total.CPUSeconds, w.WallS)
 	return w
+}
+
+// leastWall is the shortest window, in seconds, of which a mean of cores says something. Linux counts the CPU of a process in ticks of
+// 10 ms: below it a stage that worked may show no tick, and its 0 would be none.
+const leastWall = 1.0
+
+func cores(cpuSeconds, wall float64) metrics.Value {
+	if wall < leastWall {
+		return metrics.Absent(fmt.Sprintf("a window of %.2f s is too short: CPU is counted in ticks of 10 ms", wall))
+	}
+	return metrics.Of(cpuSeconds / wall)
 }
