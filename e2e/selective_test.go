@@ -14,9 +14,7 @@ import (
 func TestGateOfOneInMany(t *testing.T) {
 	s := omnitest.Shared(t)
 	needStages(t, s, engine.Prefill, engine.Decode, engine.DiT)
-	if !echoes(s) {
-		t.Skip("TestGate asks this of a real stack, with its time limits")
-	}
+	omnitest.Require(t, "reference-stack", echoes(s), "its limits are those of the reference stack; TestGate asks the same of a real one")
 	r, err := gate.Run(t.Context(), gate.Target{
 		Source:  s.Handoff(),
 		Options: probe.Options{Prompt: probe.Random(vocabulary(t, s), 192), Limit: limit(s), Concurrency: []int{4}},
