@@ -207,7 +207,11 @@ func TestFaultMatrixIsCurrent(t *testing.T) {
 		t.Run(f.ID, func(t *testing.T) {
 			t.Parallel()
 			var c cell
-			for range 3 { // some failures meet one prompt in three
+			tries := 1
+			if f.ID == "F14" {
+				tries = 3 // this failure meets one prompt in three
+			}
+			for range tries {
 				for _, a := range gate.Assertions() {
 					if a.ID == id && c.state != handoff.StateRefuted {
 						c = ask(t, f, a.Name)
