@@ -59,10 +59,13 @@ func TestBenchmarkOfABrokenStackFails(t *testing.T) {
 		{"decode.error-in-200", "Decode/conc=1", "6 of 6 requests failed"},
 		{"decode.drift=32", "Decode/conc=1", "not the known answer"},
 	} {
-		text, err := bench(t, t.TempDir(), c.fault, c.bench, "-seed=7", "-random-input-len=128", "-random-output-len=48")
-		if err == nil || !strings.Contains(text, c.says) {
-			t.Errorf("%s with %s: %v, want a failure that says %q:\n%s", c.bench, c.fault, err, c.says, text)
-		}
+		t.Run(c.fault+"/"+c.bench, func(t *testing.T) {
+			t.Parallel()
+			text, err := bench(t, t.TempDir(), c.fault, c.bench, "-seed=7", "-random-input-len=128", "-random-output-len=48")
+			if err == nil || !strings.Contains(text, c.says) {
+				t.Errorf("%s with %s: %v, want a failure that says %q:\n%s", c.bench, c.fault, err, c.says, text)
+			}
+		})
 	}
 }
 

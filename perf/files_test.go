@@ -23,7 +23,7 @@ import (
 func TestFiles(t *testing.T) {
 	benchable(t)
 	spec := filepath.Join(t.TempDir(), "stack.yaml")
-	require.NoError(t, os.WriteFile(spec, []byte("name: quick\ntiming: {decode: {decode_per_step: 2ms}}\n"), 0o600))
+	require.NoError(t, os.WriteFile(spec, []byte("name: quick\ntiming: {decode: {decode_per_step: 8ms}}\n"), 0o600))
 	t.Setenv(omnitest.EnvStack, spec)
 	run := func(out, seed string) string {
 		text, err := bench(t, out, "", "Online/.*/task=(text|t2i)|Rate/.*/.*/task=text", "-seed="+seed, "-max-concurrency=2", "-request-rate=inf,20", "-random-input-len=64",
@@ -48,7 +48,7 @@ func TestFiles(t *testing.T) {
 	assert.Equal(t, 40, row.Summary.Goodput.Requests)
 	gap, ok := row.Client.LittleGap.Get()
 	assert.True(t, ok)
-	assert.Less(t, gap, 0.2, "Little's law; of requests of 30 ms on a busy machine. BenchmarkPlanted has the figure")
+	assert.Less(t, gap, 0.02, "Little's law")
 	require.NotEmpty(t, row.Stages)
 	require.NotEmpty(t, row.Curves)
 	assert.Equal(t, "proven", row.Verdicts[0].Verdict)

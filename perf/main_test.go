@@ -14,6 +14,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,6 +26,10 @@ import (
 var set *settings
 
 func TestMain(m *testing.M) {
+	// What tests run side by side, benchmarks of broken stacks, waits more than it computes. A -parallel of the command line wins.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 	omnitest.ServeRole()
 	set = register(flag.CommandLine)
 	flag.Usage = usage

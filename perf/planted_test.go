@@ -43,8 +43,8 @@ func (p planted) e2el() time.Duration { return p.ttft() + time.Duration(p.tokens
 
 // BenchmarkPlanted is the suite's own error on a stack whose times are known, as long as those of a large model: how far TTFT, TPOT and
 // E2EL are from what was planted (wanted: 1 % or 0.2 ms), the share of a request's time that no stage accounts for (2 %), how far
-// the run is from Little's law (2 %), and how many tokens client and server count differently (0). The prompt is short and its tokens are
-// slow: what the toy model computes on top of the planted times is nobody's error, and grows with the prompt.
+// the run is from Little's law (2 %), and how many tokens client and server count differently (0). With 512 tokens of
+// 2 ms the TTFT was 0.65 to 1.86 % off in four runs, with 128 of 8 ms 0.38 to 0.94 %; the difference is not explained.
 func BenchmarkPlanted(b *testing.B) {
 	p := planted{8 * time.Millisecond, 4 * time.Millisecond, 50 * time.Millisecond, 128, 16}
 	s := omnitest.Start(b, stack.Spec{Timing: p.timing()})
@@ -101,18 +101,20 @@ func TestPlantedTimesComeOut(t *testing.T) {
 	if sum.Failed > 0 {
 		t.Fatal(sum.Failures)
 	}
+	ttft, _ := sum.TTFT.Mean.Get()
+	// A first event that comes late makes the others look fast, by what it was late.
+	late := max(0, time.Duration(ttft*float64(time.Millisecond))-p.ttft())
 	for _, c := range []struct {
-		name    string
-		got     metrics.Value
-		planted time.Duration
-		low     float64
+		name         string
+		got          metrics.Value
+		planted, low time.Duration
 	}{
-		{"TTFT", sum.TTFT.Mean, p.ttft(), 0.98}, // the prompt, on prefill, and decode's first step
-		{"TPOT", sum.TPOT.Mean, p.perStep, 0.5}, // a first event that is read late makes the rest look fast
-		{"E2EL", sum.E2EL.Mean, p.e2el(), 0.98},
+		{"TTFT", sum.TTFT.Mean, p.ttft(), p.ttft()}, // the prompt, on prefill, and decode's first step
+		{"TPOT", sum.TPOT.Mean, p.perStep, p.perStep - late/time.Duration(p.tokens-1)},
+		{"E2EL", sum.E2EL.Mean, p.e2el(), p.e2el()},
 	} {
-		planted := float64(c.planted) / float64(time.Millisecond)
-		if ms, ok := c.got.Get(); !ok || ms < c.low*planted || ms > 3*planted+50 {
+		planted, low := float64(c.planted)/float64(time.Millisecond), float64(c.low)/float64(time.Millisecond)
+		if ms, ok := c.got.Get(); !ok || ms < 0.98*low || ms > 3*planted+50 {
 			t.Errorf("%s is %v ms, planted %.1f", c.name, c.got, planted)
 		}
 	}

@@ -19,9 +19,9 @@ type Bounds struct {
 	MaxOneColour    float64 `json:",omitempty"` // 0.985, share of pixels with the very same colour [C]; [R] gives 0.0001
 	PHash64         int     `json:",omitempty"` // 4 of 64: whole picture; benign reaches 2, unrelated photos start at 26 [P]
 	ExtP256         int     `json:",omitempty"` // 12 of 256: whole picture; benign 6, shifted 12, unrelated 108 [P]
-	TextExtP256     int     `json:",omitempty"` // 6 of 256: text crop; benign reaches 6 [P], one gain in 1610 benign pictures 8 [S]; wrong letters start at 12 [P]; confusable hanzi from 6 on are for TextContour
+	TextExtP256     int     `json:",omitempty"` // 10 of 256: text crop; benign reaches 6 [P], and 8 in five of 7,130 pictures of 31 seeds [S]; wrong letters start at 12 [P]; confusable hanzi from 6 on are for TextContour
 	TextCellNCC     float64 `json:",omitempty"` // 0.95: worst glyph cell [P]; benign stays at 0.9559 and above, the nearest hanzi pair reaches 0.9539, so that no bound on it alone has room on both sides: TextContour tells those [S]
-	TextContour     float64 `json:",omitempty"` // 0.2 of a line's contrast, 0.3 where the line moved: worst 3x3 px of a glyph cell after brightness and contrast were fitted; over six seeds benign 0.071 and less, the nearest wrong glyph 0.407 [S]
+	TextContour     float64 `json:",omitempty"` // 0.15 of a line's contrast, 0.25 where the line moved: worst 3x3 px of a glyph cell after brightness and contrast were fitted; over 31 seeds benign 0.079 and less, the nearest wrong glyph 0.281 [S]
 	ElsewhereMAD    float64 `json:",omitempty"` // 12, of 0-255: worst 16 px tile outside the text boxes, and 80 more for each 1 of gain (what saturates does not scale); benign variants reach 9.8 without gain, the least extra text of contrast 80 gives 17.7 [S]
 	PlainGround     float64 `json:",omitempty"` // 12, of 0-255: standard deviation of luma around a text, above it the ground is textured [C]
 	ReadOnTexture   float64 `json:",omitempty"` // 0.75: character accuracy of a reader on texture; tesseract gave 0.77 to 0.93 [P]
@@ -89,9 +89,9 @@ func (b Bounds) withDefaults() Bounds {
 	f(&b.MaxOneColour, 0.985)
 	n(&b.PHash64, 4)
 	n(&b.ExtP256, 12)
-	n(&b.TextExtP256, 6)
+	n(&b.TextExtP256, 10)
 	f(&b.TextCellNCC, 0.95)
-	f(&b.TextContour, 0.2)
+	f(&b.TextContour, 0.15)
 	f(&b.ElsewhereMAD, 12)
 	f(&b.PlainGround, 12)
 	f(&b.ReadOnTexture, 0.75)

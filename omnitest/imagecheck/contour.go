@@ -9,9 +9,9 @@ import (
 // quiet noise to a third.
 const contourSide = 3
 
-// contourMoved is by how much more a line may be off that moved: what stands behind it need not have moved with it. Over six
-// seeds the nearest wrong glyph that moved is off by 0.4095 of the contrast, which is 1.36 times this bound [S].
-const contourMoved = 1.5
+// contourMoved is by how much more a line may be off that moved: what stands behind it need not have moved with it. Over 31
+// seeds the nearest wrong glyph that moved is off by 0.3137 of the contrast, which is 1.25 times this bound [S].
+const contourMoved = 5. / 3
 
 // contour is how far a cell is from its place in the candidate where they differ most: the worst difference of 3x3 px means
 // after brightness and contrast were fitted, in parts of the contrast of the whole line (0 to about 1). Correlation

@@ -109,11 +109,11 @@ func plantedDefects(t *testing.T) map[string]planted {
 		"KeptColour":     {KeptColour(ask(base), image.Rect(0, 0, 64, 64)), ask(lifted(base, whole, 30)), "colour changed elsewhere: [(0,0)-(64,64)] is #{any}, it was #{any}, distance 30, limit 28", append(marked, compared...), ""},
 		"Things":         {Things(2, "red"), ask(square(red)), "wrong number or place of things: 1 things are red, want 2 ((64,64)-(128,128))", marked, keyRequest},
 		"Holds":          {Holds(image.Rect(0, 0, 128, 96), ask(scene(128, 96, 3))), ask(base), "another picture was put in: correlation of (0,0)-(128,96) with unit/case {n}, at least 0.8 (NCC of 64x64 px)", []string{"expected.png", "marked.png", "side-by-side.png"}, ""},
-		"Text":           {Text(right, box), wrong, "text differs: text crop distance {n}, limit 6 (ExtP256)", lettered, ""},
+		"Text":           {Text(right, box), wrong, "text differs: text crop distance {n}, limit 10 (ExtP256)", lettered, ""},
 		"NoExtraText":    {NoExtraText(right, box), Of(extra, goldenCase), "picture shows more than the golden: outside the text boxes, at ({n},{n})-({n},{n}), the difference is {n}, limit {n} (worst 16 px tile, 0-255)", append(marked, compared...), ""},
 		"Reads":          {Reads(t.Context(), misreads("OPEN 24 H0URS"), box), right, `text cannot be read: "OPEN 24 HOURS" is read as "OPEN 24 H0URS", character accuracy 0.9091, at least 1 (on a plain ground, best of 4 scales)`, []string{"marked.png", "text-0.png"}, ""},
 		"ReadsSomewhere": {ReadsSomewhere(t.Context(), misreads("夜市"), "夜市今天"), right, `text is not in the picture: of "夜市今天" the recall of characters is 0.5, at least 0.75 (read: {any})`, []string{"text.png"}, ""},
-		"Store.Check":    {store.Check("open-24-hours", goldenKey, box), wrong, "image differs from golden: text crop distance {n}, limit 6 (ExtP256)", lettered, ""},
+		"Store.Check":    {store.Check("open-24-hours", goldenKey, box), wrong, "image differs from golden: text crop distance {n}, limit 10 (ExtP256)", lettered, ""},
 	}
 }
 
