@@ -80,6 +80,7 @@ func TestEveryFaultIsCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: starts a stack for each fault")
 	}
+	t.Parallel()
 	covered := map[string]bool{}
 	for _, c := range caught {
 		covered[strings.Split(c.fault, "=")[0]] = true
@@ -120,6 +121,7 @@ func TestHealthyStackRaisesNoAlarm(t *testing.T) {
 		t.Skip("-short: runs most of the suite a second time")
 	}
 	needFreeHand(t)
+	t.Parallel()
 	var tests []string
 	for _, c := range caught {
 		tests = append(tests, c.tests)

@@ -24,6 +24,7 @@ func TestKilledSuiteLeavesNothing(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: 20 runs that are killed, each with a second of grace for its stages")
 	}
+	t.Parallel()
 	const kills, atOnce = 20, 5 // most of a kill's time is its watchdogs' grace
 	turn := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup

@@ -27,9 +27,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// What runs side by side here is the table of faults, whose rows wait for leases and limits more than they compute. A -parallel
-	// of the command line comes later and wins.
-	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+	// What runs side by side here, the rows of the table of faults and the killed suites, waits for leases and limits more than it
+	// computes. A -parallel of the command line comes later and wins.
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
 		panic(err)
 	}
 	omnitest.Main(m)
