@@ -24,6 +24,7 @@ func TestJudgeOfEdits(t *testing.T) {
 	if testing.Short() {
 		t.Skip("-short: makes pictures")
 	}
+	t.Parallel()
 	for _, out := range []api.Size{{W: 1376, H: 768}, {W: 512, H: 512}} {
 		for _, c := range []struct {
 			faults dit.Faults

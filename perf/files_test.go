@@ -25,14 +25,14 @@ func TestFiles(t *testing.T) {
 	spec := filepath.Join(t.TempDir(), "stack.yaml")
 	require.NoError(t, os.WriteFile(spec, []byte("name: quick\ntiming: {decode: {decode_per_step: 8ms}}\n"), 0o600))
 	t.Setenv(omnitest.EnvStack, spec)
-	run := func(out, seed string) string {
+	run := func(out, seed, prompts string) string {
 		text, err := bench(t, out, "", "Online/.*/task=(text|t2i)|Rate/.*/.*/task=text", "-seed="+seed, "-max-concurrency=2", "-request-rate=inf,20", "-random-input-len=64",
-			"-random-output-len=8", "-output-size=256x256", "-num-prompts=40", "-num-inference-steps=4", "-goodput=e2el:60000", "-metric-percentiles=90", "-save-detailed", "-label=here")
+			"-random-output-len=8", "-output-size=256x256", "-num-prompts="+prompts, "-num-inference-steps=4", "-goodput=e2el:60000", "-metric-percentiles=90", "-save-detailed", "-label=here")
 		require.NoError(t, err, text)
 		return text
 	}
 	out := t.TempDir()
-	first, second := run(out, "3"), run(t.TempDir(), "4")
+	first, second := run(out, "3", "40"), run(t.TempDir(), "4", "8")
 	dir := folder(t, out, "online")
 	r, err := report.Read(filepath.Join(dir, "result.json"))
 	require.NoError(t, err)

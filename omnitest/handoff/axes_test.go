@@ -344,6 +344,7 @@ func (n tally) log(t *testing.T, windows int) {
 // TestAxesHealthy: over prompt lengths around blocks and chunks, cached prefixes, APIs, concurrency, delays and a prefill pool
 // that gives its blocks to the next at once, a healthy stack is proven in every window. One false alarm is a failure.
 func TestAxesHealthy(t *testing.T) {
+	t.Parallel()
 	seen := tally{}
 	windows(t, *axesWindows, func(rt *rapid.T) {
 		a := draw(rt, none, none, none, none, none, none, delayed, delayed, delayed, tightPrefill, tightPrefill, tightPrefill, leftovers)
@@ -360,6 +361,7 @@ func TestAxesHealthy(t *testing.T) {
 // doubt has the right name: no handoff failed, so none is refuted, and none passes for proven. Where a neighbour got the blocks
 // of a lease that ended, the handoff did fail.
 func TestAxesTrouble(t *testing.T) {
+	t.Parallel()
 	seen := tally{}
 	windows(t, max(1, *axesWindows/3), func(rt *rapid.T) {
 		a := draw(rt, leavesPrefill, leavesBetween, leavesWaiting, leavesDecoding, choices, expires, reused, tightDecode)
@@ -412,6 +414,7 @@ func readsMoved(hit int) func(axes) bool {
 
 // TestAxesFaults: on the same axes a planted failure is never proven, however the workload looks.
 func TestAxesFaults(t *testing.T) {
+	t.Parallel()
 	seen := tally{}
 	windows(t, max(1, *axesWindows/3), func(rt *rapid.T) {
 		a := draw(rt, none, none, delayed) // a tight prefill would only wait: tickets that nobody pulls fill it for a lease
