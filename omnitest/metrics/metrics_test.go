@@ -85,6 +85,19 @@ func TestFailedRequestsAreCountedAndEnterNoFigure(t *testing.T) {
 	assert.Equal(t, 12.0, get(t, sum.TotalTokenRate))
 }
 
+// One cause is one line, also where the errors carry the ids of their requests; what differs in anything else is another.
+func TestFailuresOfOneCauseAreOne(t *testing.T) {
+	var samples []metrics.Sample
+	for i := range 6 {
+		id := fmt.Sprintf("perf-x-%d", i)
+		samples = append(samples, metrics.FromText(nil, &api.Error{Kind: api.Server, Status: 500 + i/4, Message: fmt.Sprintf("no ticket for cmpl-%s within %d.3 s", id, i), RequestID: id}))
+	}
+	sum := metrics.Summarize(metrics.VLLM, samples, time.Second)
+	require.Len(t, sum.Failures, 2)
+	assert.Regexp(t, "^4x .*500.* no ticket for cmpl-perf-x-0 within 0.3 s.*; request id perf-x-0$", sum.Failures[0])
+	assert.Regexp(t, "^2x .*501.* no ticket for cmpl-perf-x-4 within 4.3 s.*; request id perf-x-4$", sum.Failures[1])
+}
+
 // A user who leaves by plan is no failure of the server, and what came before is no success.
 func TestAbandonedRequestsAreNoFailures(t *testing.T) {
 	left := stream(10, -1, 5, 6)

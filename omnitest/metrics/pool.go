@@ -1,6 +1,13 @@
 package metrics
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/omnitest/suite/omnitest/api"
+)
 
 // series collects one figure over the requests that measured it, and the first reason of one that did not.
 type series struct {
@@ -75,34 +82,55 @@ func (t *tokens) total(which, none string) Value {
 
 // tally counts distinct messages in order of first appearance.
 type tally struct {
-	order []string
+	order []string // by what they are known
+	first map[string]string
 	count map[string]int
 }
 
-func (t *tally) add(msg string) {
+func (t *tally) add(msg string) { t.addAs(msg, msg) }
+
+// addAs counts a message as one of those with the same key, which are printed in the words of the first.
+func (t *tally) addAs(key, msg string) {
 	if t.count == nil {
-		t.count = map[string]int{}
+		t.count, t.first = map[string]int{}, map[string]string{}
 	}
-	if t.count[msg] == 0 {
-		t.order = append(t.order, msg)
+	if t.count[key] == 0 {
+		t.order, t.first[key] = append(t.order, key), msg
 	}
-	t.count[msg]++
+	t.count[key]++
 }
 
 func (t *tally) lines(limit int) []string {
 	var out []string
 	rest := 0
-	for i, msg := range t.order {
+	for i, key := range t.order {
 		if i >= limit {
-			rest += t.count[msg]
+			rest += t.count[key]
 			continue
 		}
-		out = append(out, fmt.Sprintf("%dx %s", t.count[msg], msg))
+		out = append(out, fmt.Sprintf("%dx %s", t.count[key], t.first[key]))
 	}
 	if rest > 0 {
 		out = append(out, fmt.Sprintf("and %d more with other errors", rest))
 	}
 	return out
+}
+
+// times are those in an error's text, "0.35 s", "12ms".
+var times = regexp.MustCompile(`\b[0-9]+(\.[0-9]+)? ?(s|ms|µs)\b`)
+
+// cause is what a failure has in common with those of other requests.
+func cause(s *Sample, err error) string {
+	text, ids := err.Error(), []string{s.Exchange.RequestID}
+	if e := (*api.Error)(nil); errors.As(err, &e) {
+		ids = append(ids, e.RequestID, e.Exchange.RequestID)
+	}
+	for _, id := range ids {
+		if len(id) >= 4 { // "1" may be any number of the text
+			text = strings.ReplaceAll(text, id, "<id>")
+		}
+	}
+	return times.ReplaceAllLiteralString(text, "<time>")
 }
 
 // both is a sum that is absent where one side is, with the reason of the output's first.

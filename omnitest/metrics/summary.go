@@ -64,7 +64,8 @@ type Options struct {
 	Steady      *SteadyWindow // nil: the whole run only
 }
 
-// maxFailures is how many distinct errors a summary keeps. Errors that carry request ids are all distinct.
+// maxFailures is how many distinct errors a summary keeps. Those that differ in nothing but the id of their request and times
+// are one, told in the words of the first.
 const maxFailures = 5
 
 // Summarize computes a run's summary. wall is the whole duration, from just before the first request to the last
@@ -129,7 +130,7 @@ func (r *run) add(s *Sample) {
 	f, err := r.p.measure(s)
 	if err != nil {
 		sum.Failed++
-		r.failures.add(err.Error())
+		r.failures.addAs(cause(s, err), err.Error())
 		return
 	}
 	sum.OK++
