@@ -13,6 +13,7 @@ import (
 	"github.com/omnitest/suite/omnitest"
 	"github.com/omnitest/suite/omnitest/api"
 	"github.com/omnitest/suite/omnitest/canary"
+	"github.com/omnitest/suite/omnitest/engine"
 	"github.com/omnitest/suite/omnitest/handoff"
 	"github.com/omnitest/suite/omnitest/load"
 	"github.com/omnitest/suite/omnitest/metrics"
@@ -54,7 +55,8 @@ type point struct {
 	warmup int
 	client *api.Client
 	stack  *omnitest.Stack
-	window bool // a handoff is to be proven
+	window bool         // a handoff is to be proven
+	stage  engine.Stage // whose counters the tokens are held against: "": decode
 	task   task
 }
 
@@ -89,10 +91,12 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		return err
 	}
 	var w *handoff.Window
-	if p.window {
+	if p.window || p.stage != "" {
 		// The window is passive: two scrapes, no request of its own. Its cost stays outside the load's own clock.
-		if w, err = handoff.Open(ctx, p.stack.Handoff()); err != nil {
+		if w, err = handoff.Open(ctx, p.stack.Handoff()); err != nil && p.window {
 			return err
+		} else if err != nil {
+			t.says("tokens were not held against the server's counters: %v", err)
 		}
 	}
 	if p.warmup > 0 {
@@ -159,7 +163,12 @@ func (t *tally) run(b *testing.B, bar *progress.Run) error {
 		if err != nil {
 			return err
 		}
-		t.judged(b, e)
+		if p.window {
+			t.judged(b, e)
+		}
+		if err := t.counted(e); err != nil {
+			b.Error(err)
+		}
 	}
 	t.add(samples, run)
 	return p.task.done()
@@ -174,7 +183,7 @@ func (p *point) connections() int {
 	return min(n, mostConnections)
 }
 
-// judged keeps the window, its verdicts, and what the window knows of the tokens and of the time between the stages.
+// judged keeps the window, its verdicts, and what the window knows of the time between the stages.
 func (t *tally) judged(b *testing.B, e *handoff.Evidence) {
 	b.Helper()
 	verdicts := t.point.task.verdicts(e)
@@ -186,19 +195,29 @@ func (t *tally) judged(b *testing.B, e *handoff.Evidence) {
 		}
 	}
 	t.records = append(t.records, e.Flow.Records...)
+}
+
+// counted holds the output tokens of a run by the answers' own count against the counter of the stage that generated them.
+func (t *tally) counted(e *handoff.Evidence) error {
 	n, told := t.point.task.tokens(-t.point.warmup, t.point.plan.Requests)
-	dialect := handoff.Known(e.Dialect)
+	dialect, stage := handoff.Known(e.Dialect), &e.Decode
+	if t.point.stage == engine.Prefill {
+		stage = &e.Prefill
+	}
 	if !told || dialect == nil {
-		return
+		return nil
 	}
-	if generated, ok := e.Decode.Delta(dialect.Generated); ok {
-		err := metrics.TokensAgree("output", metrics.Of(float64(n)), generated)
-		t.tokens = append(t.tokens, tokenCount{float64(n), generated})
-		if err != nil {
-			t.says("%v", err)
-			b.Error(err)
-		}
+	generated, ok := stage.Delta(dialect.Generated)
+	if !ok {
+		t.says("output tokens were not held against the server's: its counter is %s", stage.Told(dialect.Generated))
+		return nil
 	}
+	t.tokens = append(t.tokens, tokenCount{float64(n), generated})
+	err := metrics.TokensAgree("output", metrics.Of(float64(n)), generated)
+	if err != nil {
+		t.says("%v", err)
+	}
+	return err
 }
 
 // cleanName is the row's name: the benchmark's without "Benchmark" and the words before the first slash.

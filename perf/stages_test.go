@@ -48,5 +48,5 @@ func measureStage(b *testing.B, s *omnitest.Stack, stage engine.Stage, p textPoi
 	if task.cached {
 		warmup = max(warmup, 1) // the first request brings the prompt into the cache
 	}
-	measure(b, point{set: string(stage), row: row, plan: p.plan(6), warmup: warmup, client: client, stack: s, task: task})
+	measure(b, point{set: string(stage), row: row, plan: p.plan(6), warmup: warmup, client: client, stack: s, stage: stage, task: task})
 }

@@ -8,13 +8,16 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/omnitest/suite/omnitest/api"
+	"github.com/omnitest/suite/omnitest/engine"
 	"github.com/omnitest/suite/omnitest/flow"
 	"github.com/omnitest/suite/omnitest/handoff"
 	"github.com/omnitest/suite/omnitest/load"
 	"github.com/omnitest/suite/omnitest/metrics"
 	"github.com/omnitest/suite/omnitest/report"
+	"github.com/omnitest/suite/omnitest/workload"
 )
 
 // tally pools the load runs of one benchmark: with a longer -benchtime a point is run more than once.
@@ -211,5 +214,46 @@ func TestUnstreamed(t *testing.T) {
 	} {
 		n, all := unstreamed([]metrics.Sample{c.s})
 		assert.Equal(t, []int{c.n, c.all}, []int{n, all}, "%d tokens in %d events", c.s.OutputTokens, len(c.s.Exchange.Events))
+	}
+}
+
+// What the stage itself counted is what its answers are held against: the wrong stage, a request of somebody else, or an answer that claims
+// more than was generated, and the two differ.
+func TestTokensAreCounted(t *testing.T) {
+	nixl := handoff.Known("nixl")
+	stage := func(c handoff.Counter) handoff.Stage {
+		return handoff.Stage{Counters: map[string]handoff.Counter{nixl.Generated.String(): c}}
+	}
+	counted := func(n float64) handoff.Stage { return stage(handoff.Counter{State: "present", Delta: n}) }
+	for _, c := range []struct {
+		stage           engine.Stage
+		prefill, decode handoff.Stage
+		fails, says     string
+	}{
+		{engine.Decode, counted(0), counted(40), "", ""},
+		{engine.Prefill, counted(40), counted(0), "", ""},
+		{"", counted(0), counted(60), "metrics: output tokens: the client counted 40, the server 60: 20 more, for answers that the client did not get or somebody else's", ""},
+		{engine.Prefill, counted(2), counted(40), "metrics: output tokens: the client counted 40, the server 2: 38 fewer", ""},
+		{engine.Decode, counted(0), stage(handoff.Counter{State: "reset"}), "", "output tokens were not held against the server's: its counter is reset"},
+		{engine.Decode, counted(0), handoff.Stage{}, "", "output tokens were not held against the server's: its counter is absent"},
+	} {
+		task := &textTask{text: workload.Text{Input: workload.Fixed(8), Output: workload.Fixed(20)}}
+		require.NoError(t, task.prepare(3, 0, 2))
+		for i := range task.answers {
+			task.answers[i].text = &api.Text{Usage: &api.Usage{PromptTokens: 8, CompletionTokens: 20}}
+		}
+		all := &tally{point: &point{plan: load.Plan{Requests: 2}, stage: c.stage, task: task}}
+		err := all.counted(&handoff.Evidence{Dialect: nixl.Name, Prefill: c.prefill, Decode: c.decode})
+		if c.fails != "" {
+			assert.EqualError(t, err, c.fails)
+			assert.Equal(t, []string{c.fails}, all.row().Errors)
+			continue
+		}
+		assert.NoError(t, err)
+		if c.says != "" {
+			assert.Equal(t, []string{c.says}, all.row().Errors)
+		} else {
+			assert.Equal(t, []tokenCount{{40, 40}}, all.tokens)
+		}
 	}
 }
