@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -61,23 +60,7 @@ func modelFiles(name string) (theory.Files, error) {
 	} else if !info.IsDir() {
 		return nil, errors.New("it is no folder")
 	}
-	files := theory.Files{}
-	for _, dir := range []string{"", "transformer", "text_encoder", "vae"} {
-		paths, err := filepath.Glob(filepath.Join(name, dir, "*.json"))
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range paths {
-			base := filepath.Base(p)
-			if base != "config.json" && base != "model_index.json" && !strings.HasSuffix(base, ".safetensors.index.json") {
-				continue
-			}
-			if files[strings.TrimPrefix(dir+"/"+base, "/")], err = os.ReadFile(p); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return files, nil
+	return theory.ReadFiles(os.DirFS(name))
 }
 
 // beside is the prediction for a row and what was measured of it.

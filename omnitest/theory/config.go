@@ -2,6 +2,7 @@ package theory
 
 import (
 	"encoding/json"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -10,6 +11,27 @@ import (
 // Files are the bytes of a model folder's JSON files under their path in it: "config.json", or "model_index.json" with
 // "transformer/config.json" and so on. Index files of sharded weights ("*.safetensors.index.json") are a cross-check where they are given.
 type Files map[string][]byte
+
+// ReadFiles reads them from a model folder, os.DirFS(dir) for one on disk.
+func ReadFiles(folder fs.FS) (Files, error) {
+	files := Files{}
+	for _, dir := range []string{"", "transformer", "text_encoder", "vae"} {
+		found, err := fs.Glob(folder, path.Join(dir, "*.json"))
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range found {
+			base := path.Base(name)
+			if base != "config.json" && base != "model_index.json" && !strings.HasSuffix(base, ".safetensors.index.json") {
+				continue
+			}
+			if files[name], err = fs.ReadFile(folder, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return files, nil
+}
 
 // Size of a picture in pixels.
 type Size struct {

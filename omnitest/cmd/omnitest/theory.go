@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/omnitest/suite/omnitest/theory"
@@ -122,25 +121,7 @@ func modelFiles(name string) (theory.Files, error) {
 	} else if !info.IsDir() {
 		return nil, fmt.Errorf("%s is no folder", name)
 	}
-	files := theory.Files{}
-	for _, dir := range []string{"", "transformer", "text_encoder", "vae"} {
-		paths, err := filepath.Glob(filepath.Join(name, dir, "*.json"))
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range paths {
-			base := filepath.Base(p)
-			if base != "config.json" && base != "model_index.json" && !strings.HasSuffix(base, ".safetensors.index.json") {
-				continue
-			}
-			data, err := os.ReadFile(p)
-			if err != nil {
-				return nil, err
-			}
-			files[strings.TrimPrefix(dir+"/"+base, "/")] = data
-		}
-	}
-	return files, nil
+	return theory.ReadFiles(os.DirFS(name))
 }
 
 // list prints what was asked for: models, GPUs or both.
