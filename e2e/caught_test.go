@@ -142,9 +142,9 @@ func TestUnknownFaultIsRefused(t *testing.T) {
 // rerun starts this test binary again with other variables and gives its exit code and output.
 func rerun(t *testing.T, tests string, env ...string) (code int, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run="+tests, "-test.timeout=100s")
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run="+tests, "-test.timeout=5m")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s", omnitest.EnvOut, t.TempDir()))
 	cmd.Env = append(cmd.Env, env...)
 	cmd.WaitDelay = 5 * time.Second

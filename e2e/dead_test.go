@@ -29,12 +29,21 @@ func ask(ctx context.Context, s *omnitest.Stack, stage engine.Stage, id string) 
 func TestBrokenStages(t *testing.T) {
 	spec := private(t)
 	s := omnitest.Start(t, spec)
+	speaks := false
+	t.Run("speaks", func(t *testing.T) {
+		speaker(t, s)
+		needSpeechRoute(t, s)
+		speaks = true
+	})
 	for _, stage := range []engine.Stage{engine.Prefill, engine.Decode, engine.DiT} {
 		t.Run("frozen/"+string(stage), func(t *testing.T) { frozen(t, s, stage) })
 	}
 	// From the end of the flow to its beginning, so that each death is met before the one that came earlier.
 	for _, stage := range []engine.Stage{engine.DiT, engine.Decode, engine.Prefill} {
 		t.Run("dead/"+string(stage), func(t *testing.T) { dead(t, s, stage) })
+		if stage == engine.DiT && speaks {
+			t.Run("dead/speech", func(t *testing.T) { deadSpeech(t, s) })
+		}
 	}
 }
 

@@ -106,15 +106,8 @@ func TestSpeechRefusalsThroughProxy(t *testing.T) {
 	}
 }
 
-// TestDeadSpeechStage kills who speaks: the error must come from the proxy and name the leg.
-func TestDeadSpeechStage(t *testing.T) {
-	spec := private(t)
-	s := omnitest.Start(t, spec)
-	speaker(t, s)
-	needSpeechRoute(t, s)
-	if err := s.Instance(engine.DiT).Kill(); err != nil {
-		t.Fatal(err)
-	}
+// deadSpeech asks a stage that is dead to speak: the error must come from the proxy and name the leg.
+func deadSpeech(t *testing.T, s *omnitest.Stack) {
 	for _, stream := range []bool{false, true} {
 		r := speechRequest(s, "Is anybody there?", "alto")
 		var err error
