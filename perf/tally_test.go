@@ -129,6 +129,10 @@ func (t *tally) finish(b *testing.B) {
 		t.says("%s", text)
 		b.Log(text)
 	}
+	if text := early(&row.Summary); text != "" {
+		t.says("%s", text)
+		b.Log(text)
+	}
 	row.Detail(profile, t.samples, t.wall)
 	if len(t.records) > 0 {
 		row.Breakdown(metrics.BreakDownRun(t.samples, t.records))
@@ -177,6 +181,17 @@ func unstreamed(samples []metrics.Sample) (n, all int) {
 	return n, all
 }
 
+// early tells that first events came well before first content: an engine that sends an empty chunk at once looks fast in a profile that
+// counts any event.
+func early(sum *metrics.Summary) string {
+	ttft, ok := sum.TTFT.Mean.Get()
+	content, told := sum.Plain.TTFTContent.Mean.Get()
+	if !ok || !told || content < 1.05*ttft+1 {
+		return ""
+	}
+	return fmt.Sprintf("the mean TTFT of %.1f ms is that of events without content, as profile %s counts it; first content came after %.1f ms", ttft, sum.Profile, content)
+}
+
 // steadyFrom is the length of a run from which on its steady state is worth a look.
 const steadyFrom = 10 * time.Second
 
@@ -214,6 +229,25 @@ func TestUnstreamed(t *testing.T) {
 	} {
 		n, all := unstreamed([]metrics.Sample{c.s})
 		assert.Equal(t, []int{c.n, c.all}, []int{n, all}, "%d tokens in %d events", c.s.OutputTokens, len(c.s.Exchange.Events))
+	}
+}
+
+func TestEarlyEventsAreTold(t *testing.T) {
+	stream := func(empty, first time.Duration) metrics.Sample {
+		return metrics.Sample{OutputTokens: 2, Exchange: api.Exchange{Status: 200, End: 300 * time.Millisecond, Events: []api.Event{
+			{At: empty, Has: api.HasChoices, Bytes: 40}, {At: first, Has: api.HasChoices | api.HasText, Bytes: 40}, {At: 250 * time.Millisecond, Has: api.HasChoices | api.HasText, Bytes: 40},
+		}}}
+	}
+	for _, c := range []struct {
+		empty time.Duration
+		says  string
+	}{
+		{5 * time.Millisecond, "the mean TTFT of 5.0 ms is that of events without content, as profile vllm counts it; first content came after 200.0 ms"},
+		{199 * time.Millisecond, ""},
+	} {
+		sum := metrics.Summarize(metrics.VLLM, []metrics.Sample{stream(c.empty, 200*time.Millisecond)}, time.Second)
+		assert.Equal(t, 1, sum.OK, "%v", sum.Failures)
+		assert.Equal(t, c.says, early(&sum))
 	}
 }
 
