@@ -1,18 +1,9 @@
 package handoff_test
 
 import (
-	"flag"
-	"os"
-	"runtime"
-	"strconv"
 	"testing"
+
+	"github.com/omnitest/suite/omnitest/internal/refpd"
 )
 
-// What runs side by side here, windows over reference engines and over engines that hang, waits more than it computes. A -parallel of
-// the command line comes later and wins.
-func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
-		panic(err)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { refpd.Main(m) }

@@ -19,7 +19,7 @@ type Bounds struct {
 	MaxOneColour    float64 `json:",omitempty"` // 0.985, share of pixels with the very same colour [C]; [R] gives 0.0001
 	PHash64         int     `json:",omitempty"` // 4 of 64: whole picture; benign reaches 2, unrelated photos start at 26 [P]
 	ExtP256         int     `json:",omitempty"` // 12 of 256: whole picture; benign 6, shifted 12, unrelated 108 [P]
-	TextExtP256     int     `json:",omitempty"` // 10 of 256: text crop; benign reaches 6 [P], and 8 in five of 7,130 pictures of 31 seeds [S]; wrong letters start at 12 [P]; confusable hanzi from 6 on are for TextContour
+	TextExtP256     int     `json:",omitempty"` // 10 of 256: text crop; benign reaches 6 [P], and 8 at the most in 7,130 pictures of 31 seeds [S]; wrong letters start at 12 [P]; confusable hanzi from 6 on are for TextContour
 	TextCellNCC     float64 `json:",omitempty"` // 0.95: worst glyph cell [P]; benign stays at 0.9559 and above, the nearest hanzi pair reaches 0.9539, so that no bound on it alone has room on both sides: TextContour tells those [S]
 	TextContour     float64 `json:",omitempty"` // 0.15 of a line's contrast, 0.25 where the line moved: worst 3x3 px of a glyph cell after brightness and contrast were fitted; over 31 seeds benign 0.079 and less, the nearest wrong glyph 0.281 [S]
 	ElsewhereMAD    float64 `json:",omitempty"` // 12, of 0-255: worst 16 px tile outside the text boxes, and 80 more for each 1 of gain (what saturates does not scale); benign variants reach 9.8 without gain, the least extra text of contrast 80 gives 17.7 [S]
