@@ -182,7 +182,7 @@ func unstreamed(samples []metrics.Sample) (n, all int) {
 }
 
 // early tells that first events came well before first content: an engine that sends an empty chunk at once looks fast in a profile that
-// counts any event. The 5 % and the millisecond are chosen: less is the time between two events of one read.
+// counts any event. The 5 % and the millisecond are chosen.
 func early(sum *metrics.Summary) string {
 	ttft, ok := sum.TTFT.Mean.Get()
 	content, told := sum.Plain.TTFTContent.Mean.Get()
